@@ -29,7 +29,7 @@ from recmtl.errors import (
     one_line,
     sendable_error,
 )
-from recmtl.io.processes import launched, refuse_launch
+from recmtl.io.processes import joined_on_error, launched, refuse_launch
 
 MINUTES, LONGEST = 10.0, 365 * 24 * 60.0  # that processes wait for each other
 GRACE_SECONDS = 5.0  # that a process waits for the others to read how it ended
@@ -53,8 +53,9 @@ def joined(minutes: float = MINUTES) -> Iterator[None]:
         KeyboardInterrupt: A signal has ended another process.
         ToldError: Another process prints the error by which all end.
     """
-    if not 0 < minutes <= LONGEST:
-        raise UsageError(f"`--timeout` must be a number of minutes above 0, of at most a year, got {minutes}")
+    with joined_on_error():
+        if not 0 < minutes <= LONGEST:
+            raise UsageError(f"`--timeout` must be a number of minutes above 0, of at most a year, got {minutes}")
     if launched() == 1 or (dist.is_available() and dist.is_initialized()):
         yield
         return

@@ -168,6 +168,7 @@ def test_wrong_options_are_printed_once(csv: Path, tmp_path: Path) -> None:
     cases: dict[str, list[Any]] = {
         "spelling": ["train", "--modle", "MMOE"],
         "value": ["train", "--trainer.epochs", "x"],
+        "timeout": ["evaluate", "run", "--rows", "rows.csv", "--timeout", "0"],
         "predict": ["predict", "run", "--rows", "rows.csv", "--out", "out.csv", "--threads", "x"],
         "alone": ["tune", "--data.train", "rows.csv"],
         "predictions": ["evaluate", "--predictions", "rows.csv", "--card", "aliexpress"],

@@ -15,6 +15,7 @@ from recmtl.cli.console import print_line, silence_others, text_table, wide_cons
 from recmtl.cli.evaluate import encoded_rows
 from recmtl.cli.parser import usage_errors
 from recmtl.io.joining import MINUTES
+from recmtl.io.processes import joined_on_error
 from recmtl.recipe.calibrate_run import calibrate_run
 from recmtl.recipe.row_options import ALL_ROWS, RowOptions
 from recmtl.recipe.short_options import NO_OPTIONS
@@ -48,7 +49,8 @@ def calibrate_command(
         reading: Which rows are read, and how they were thinned.
         text: How text in these files is read, where it differs from the training rows of the run.
     """
-    encode = partial(encoded_rows, rows=reading.place(rows), reading=reading, text=text, split="valid")
+    with joined_on_error():
+        encode = partial(encoded_rows, rows=reading.place(rows), reading=reading, text=text, split="valid")
     methods: Method | dict[str, Method] = dict.fromkeys(task, method) if task else method
     with process_group(timeout) as processes, silence_others(processes), usage_errors():
         found = calibrate_run(run, encode, methods, trust)

@@ -78,11 +78,12 @@ def evaluate_command(
         reading: Which rows are read, and how they were thinned.
         text: How text in these files is read, where it differs from the training rows of the run or from the card.
     """
-    if k < 1:
-        raise UsageError(f"`--k` must be at least 1, got {k}")
-    if draws < 0 or draws == 1:
-        raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
-    chosen = reading.place(rows or predictions or "")
+    with joined_on_error():
+        if k < 1:
+            raise UsageError(f"`--k` must be at least 1, got {k}")
+        if draws < 0 or draws == 1:
+            raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
+        chosen = reading.place(rows or predictions or "")
 
     def show(measured: Predictions, title: str) -> None:
         measured = measured if group is None else measured.grouped_by(group)
@@ -105,7 +106,8 @@ def evaluate_command(
             if found is not None:  # in the first of several processes
                 show(found, f"{run} on {public_name(rows)}")
     else:
-        raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
+        with joined_on_error():
+            raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
 
 
 def with_own_metrics(predictions: Predictions, given: Sequence[str]) -> Predictions:

@@ -168,6 +168,10 @@ def test_wrong_options_are_printed_once(csv: Path, tmp_path: Path) -> None:
     cases: dict[str, list[Any]] = {
         "spelling": ["train", "--modle", "MMOE"],
         "value": ["train", "--trainer.epochs", "x"],
+        "k": ["evaluate", "run", "--rows", "rows.csv", "--k", "0"],
+        "since": ["evaluate", "run", "--rows", "rows.csv", "--since", "x"],
+        "until": ["calibrate", "run", "--rows", "rows.csv", "--until", "x"],
+        "nothing": ["evaluate", "run"],
         "timeout": ["evaluate", "run", "--rows", "rows.csv", "--timeout", "0"],
         "predict": ["predict", "run", "--rows", "rows.csv", "--out", "out.csv", "--threads", "x"],
         "alone": ["tune", "--data.train", "rows.csv"],

@@ -131,14 +131,23 @@ def fit_calibration(predictions: Predictions, method: Method | Mapping[str, Meth
         DataError: The rows of a task are none, too few or of one class, or its predictions fall where labels rise.
     """
     predictions = predictions_to_calibrate(predictions)
-    found = {}
-    for task, name in (chosen := chosen_methods(predictions, method)):
+    found, errors = fit_possible(predictions, method)
+    if errors:
+        raise DataError(f"{errors[0]}; name the tasks to calibrate, of {', '.join(found)}" if found else errors[0])
+    return calibration_of(found, predictions)
+
+
+def fit_possible(
+    predictions: Predictions, method: Method | Mapping[str, Method]
+) -> tuple[dict[str, Calibrator], list[str]]:
+    """Return the calibrators of the tasks of `predictions_to_calibrate` that have one, and why others have none."""
+    found, errors = dict[str, Calibrator](), list[str]()
+    for task, name in chosen_methods(predictions, method):
         try:
             found[task.name] = fit_calibrator(task, name, predictions)
         except DataError as error:
-            others = ", ".join(other.name for other, _ in chosen if other != task)
-            raise DataError(f"{error}; name the tasks to calibrate, of {others}" if others else str(error)) from None
-    return calibration_of(found, predictions)
+            errors.append(str(error))
+    return found, errors
 
 
 def calibration_of(calibrators: Mapping[str, Calibrator], predictions: Predictions) -> Calibration:
@@ -173,7 +182,8 @@ def chosen_methods(predictions: Predictions, method: Method | Mapping[str, Metho
         check_method(own)
         if name not in by_name:
             follows = f": {name!r} follows from {', '.join(basis)}" if name in rates else ""
-            raise ValueError(f"a calibration must name tasks of {', '.join(by_name)}, got {name!r}{follows}")
+            known = ", ".join(t.name for t in tasks if any(t.kind in by.kinds for by in METHODS.values()))
+            raise ValueError(f"a calibration must name tasks of {known}, got {name!r}{follows}")
         kinds = METHODS[own].kinds
         if by_name[name].kind not in kinds:
             raise ValueError(f"{own!r} calibrates {' and '.join(kinds)} tasks, {name!r} is {by_name[name].kind}")

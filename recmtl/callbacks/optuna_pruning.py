@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from recmtl.callbacks.base import Callback, TrainingContext
 from recmtl.evaluate import Metrics
+from recmtl.io.display import decimal
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -49,7 +50,7 @@ class OptunaPruning(Callback):
         self._trial.report(context.value, self._evaluations)
         if self._trial.should_prune():
             self.pruned = True
-            context.stop(f"pruned after evaluation {self._evaluations} with {context.monitor} {context.value:.4f}")
+            context.stop(f"pruned after evaluation {self._evaluations} with {context.monitor} {decimal(context.value)}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of evaluations, and whether the trial was pruned."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from recmtl.callbacks.base import Callback, TrainingContext
 from recmtl.evaluate import Metrics
+from recmtl.io.display import decimal
 
 
 class PrintMetrics(Callback):
@@ -31,6 +32,6 @@ class PrintMetrics(Callback):
         if self._evaluations % self._every == 0:
             where = f"epoch {context.epoch}/{context.epochs} step {context.step}/{context.steps}"
             for task, measured in metrics.items():
-                values = (f"{name} {'–' if v is None else f'{v:.4f}'}" for name, v in measured.values.items())
+                values = (f"{name} {'–' if v is None else decimal(v)}" for name, v in measured.values.items())
                 sys.stdout.write(f"{where} · {task}: {', '.join(values)}\n")
             sys.stdout.flush()

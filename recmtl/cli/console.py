@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from rich import filesize
 from rich.console import Console, JustifyMethod
-from rich.filesize import decimal
 from rich.progress import TextColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -19,7 +19,7 @@ from rich.text import Text
 from recmtl.data import Description
 from recmtl.data.profiling.description import number_text
 from recmtl.errors import counted
-from recmtl.io.display import Display
+from recmtl.io.display import Display, decimal
 
 if TYPE_CHECKING:  # they need torch, which not every command does
     from recmtl.balance import ProcessGroup
@@ -102,7 +102,10 @@ def print_metrics(
     rows = []
     for name, found in frame.items():
         beside = [(intervals or {}).get(str(task), {}).get(str(name)) for task in frame.index]
-        cells = [_cell_text(str(name), value) + _interval_text(ends) for value, ends in zip(found, beside, strict=True)]
+        cells = [
+            _cell_text(str(name), value) + _interval_text(ends, value)
+            for value, ends in zip(found, beside, strict=True)
+        ]
         rows.append([str(name), *cells])
     console = wide_console()
     console.print(title, markup=False)
@@ -124,7 +127,7 @@ def print_domains(
         for domain, metrics in found.items():
             cells = [_cell_text(name, metrics.get(name)) for name in columns]
             if intervals and "auc" in columns:
-                cells[columns.index("auc")] += _interval_text(intervals[task][domain])
+                cells[columns.index("auc")] += _interval_text(intervals[task][domain], metrics.get("auc"))
             rows.append([task, domain, *cells])
     console = wide_console()
     console.print(title, markup=False)
@@ -200,8 +203,8 @@ def print_cached(datasets: Sequence[Mapping[str, Any]], title: str) -> None:
     for dataset in datasets:
         files = "\n".join(f"{split}: {path}" for split, paths in dataset["files"].items() for path in paths)
         rows, age = f"{sum(dataset['rows'].values()):,}", f"{dataset['days']:.1f} days"
-        shown.add_row(dataset["name"], rows, decimal(dataset["bytes"]), age, Text(files or "(unfinished)"))
-    total = decimal(sum(dataset["bytes"] for dataset in datasets))
+        shown.add_row(dataset["name"], rows, filesize.decimal(dataset["bytes"]), age, Text(files or "(unfinished)"))
+    total = filesize.decimal(sum(dataset["bytes"] for dataset in datasets))
     console = wide_console()
     if datasets:
         console.print(shown)
@@ -240,11 +243,11 @@ def _frame_table(frame: pd.DataFrame) -> Table:
     return shown
 
 
-def _interval_text(interval: Interval | None) -> str:
-    return f" [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
+def _interval_text(interval: Interval | None, value: float | None) -> str:
+    return f" [{decimal(interval.low, value)}, {decimal(interval.high, value)}]" if interval else ""
 
 
-def _cell_text(column: str, value: Any, plain: Callable[[float], str] = "{:.4f}".format) -> str:
+def _cell_text(column: str, value: Any, plain: Callable[[float], str] = decimal) -> str:
     if pd.isna(value):
         return "–"
     if isinstance(value, str):

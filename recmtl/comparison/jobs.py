@@ -18,6 +18,7 @@ import yaml
 from recmtl.comparison.grid import GridRun
 from recmtl.comparison.progress import GridProgress, RunEnd
 from recmtl.errors import RunError
+from recmtl.io.display import decimal
 from recmtl.io.files import new_file, remove_partial
 from recmtl.io.machine import threads_variable
 from recmtl.io.processes import deferred_signals, end_process, killed_by
@@ -54,7 +55,7 @@ def end_of(run: GridRun, folder: Path, seconds: float | None = None) -> RunEnd:
     """Return how a run ended: its best validation value, or its error."""
     best = RunFolder(folder).result().get("best", {})
     value = best.get("value")
-    result = "finished" if value is None else f"{best['monitor']} {value:.4f}"
+    result = "finished" if value is None else f"{best['monitor']} {decimal(value)}"
     return RunEnd(run, seconds, result, error_of(folder))
 
 

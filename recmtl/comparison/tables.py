@@ -15,6 +15,7 @@ from recmtl.comparison.comparison import Comparison
 from recmtl.comparison.differences import VARIANT, possible_pairs, variants_of
 from recmtl.comparison.grid import Variant
 from recmtl.errors import counted
+from recmtl.io.display import decimal
 
 TIED = "‡"
 NO_VALUE = "–"
@@ -303,8 +304,8 @@ def _key_cells(variant: Variant, frame: pd.DataFrame) -> list[ResultCell]:
 def _mean_cell(row: Any) -> ResultCell:
     if math.isnan(row.mean):
         return ResultCell(NO_VALUE)
-    sd = "" if math.isnan(row.sd) else f" ± {row.sd:.4f}"
-    return ResultCell(f"{row.mean:.4f}{sd}{f' {TIED}' if row.tied else ''}", bool(row.best))
+    sd = "" if math.isnan(row.sd) else f" ± {decimal(row.sd, row.mean)}"
+    return ResultCell(f"{decimal(row.mean)}{sd}{f' {TIED}' if row.tied else ''}", bool(row.best))
 
 
 def _cost_cells(runs: pd.DataFrame) -> list[ResultCell]:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal and in notebooks, plain lines in a log."""
+"""What is shown of long work: a bar on a terminal and in notebooks, plain lines in a log, and its numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn
 
 LINE_SECONDS = 10.0  # between two plain lines
+FIXED_POINT = 1e-3, 1e6  # the range of numbers that are written with four decimals
 
 
 class Display:
@@ -42,3 +43,19 @@ class Display:
         if not self._has_bar and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self.note(text)
+
+
+def decimal(value: float, scale: float | None = None) -> str:
+    """Write a number with four decimals; with four digits if it (or `scale`) is very small, seven if very large.
+
+    Example:
+        >>> decimal(0.76543), decimal(-12345.67894), decimal(0.000012345), decimal(123456789.0)
+        ('0.7654', '-12345.6789', '1.234e-05', '1.234568e+08')
+        >>> decimal(0.00012, scale=0.7), decimal(0.7, scale=0.00012)
+        ('0.0001', '0.7')
+    """
+    size = abs(value if scale is None else scale)
+    smallest, largest = FIXED_POINT
+    if size == 0 or smallest <= size < largest:
+        return f"{value:.4f}"
+    return f"{value:.4g}" if size < smallest else f"{value:.7g}"

@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from recmtl.evaluate.metrics import metric_title
-from recmtl.io.display import Display
+from recmtl.io.display import Display, decimal
 from recmtl.replays.steps import ReplayStep
 from recmtl.train.progress import duration
 
@@ -53,5 +53,5 @@ class ReplayBar(Display):
 
 
 def _measured(found: Mapping[str, Any]) -> str:
-    value = "–" if found["value"] is None else f"{found['value']:.4f}"
+    value = "–" if found["value"] is None else decimal(found["value"])
     return f"{metric_title(found['metric'])} {value}"

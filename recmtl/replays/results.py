@@ -15,6 +15,7 @@ from recmtl.errors import RunError
 from recmtl.evaluate import Predictions, Scores
 from recmtl.evaluate.metrics import metric_title
 from recmtl.evaluate.significance import main_difference
+from recmtl.io.display import decimal
 from recmtl.io.files import new_file
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.replays.steps import RUNS, Mode, ReplayStep, steps_of
@@ -157,7 +158,7 @@ class Replay:
         text = found.assign(text=[_with_interval(row) for row in found.to_dict("records")])
         table = text.pivot(index="day", columns="mode", values="text").reindex(columns=list(self.modes)).fillna("–")
         means = found.groupby("mode")["value"].mean().reindex(list(self.modes))
-        table.loc["mean"] = ["–" if pd.isna(mean) else f"{mean:.4f}" for mean in means]
+        table.loc["mean"] = ["–" if pd.isna(mean) else decimal(mean) for mean in means]
         return table.reset_index()
 
     def to_markdown(self) -> str:
@@ -194,8 +195,10 @@ def _with_interval(row: Mapping[Any, Any]) -> str:
         return "no rows"
     if row["value"] is None or pd.isna(row["value"]):
         return "–"
-    ends = "" if pd.isna(row["low"]) else f" [{row['low']:.4f}, {row['high']:.4f}]"
-    return f"{row['value']:.4f}{ends}"
+    ends = (
+        "" if pd.isna(row["low"]) else f" [{decimal(row['low'], row['value'])}, {decimal(row['high'], row['value'])}]"
+    )
+    return f"{decimal(row['value'])}{ends}"
 
 
 def _markdown(table: pd.DataFrame) -> str:

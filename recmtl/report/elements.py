@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from recmtl.evaluate.intervals import Interval
+from recmtl.io.display import decimal
 
 INTEGER_COLUMNS = ("rows", "positives", "vocabulary", "distinct", "step")
 SHARE_PREFIXES = ("missing", "unknown", "unseen", "beyond", "share")  # of the names of columns that hold shares
 NARROW = 44  # characters on a line of a narrow screen
 MOST_NARROW = 4  # columns of a table of which three fit beside each other
-FIXED_POINT = 1e-3, 1e4  # the range of numbers that are written with four decimals
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,6 @@ def table_cell(value: Any, column: str = "") -> TableCell:
     else:
         text = decimal(float(value))
     return TableCell(text, key=float(value), number=True)
-
-
-def decimal(value: float, scale: float | None = None) -> str:
-    """Write a number with four decimals, or four digits if it (or `scale`) is very large or small."""
-    size = abs(value if scale is None else scale)
-    smallest, largest = FIXED_POINT
-    return f"{value:.4f}" if size == 0 or smallest <= size < largest else f"{value:.4g}"
 
 
 def signed(value: float) -> str:

@@ -15,6 +15,7 @@ from recmtl.evaluate.figures import dead_experts
 from recmtl.evaluate.history import diagnosis_curves, metric_curves
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import LOWER_IS_BETTER, metric_title
+from recmtl.io.display import decimal
 from recmtl.report.runs import ReportedRun
 from recmtl.schema.task_kinds import TASK_KINDS
 
@@ -130,7 +131,7 @@ def of_curve(name: str, metric: str, steps: Sequence[int], values: Sequence[floa
     best, scale = int(gains.argmax()), CHANGE * abs(gains).max()
     title = f"{metric_title(metric)} on validation rows"
     if gains[best] - gains[-1] > scale:
-        fell = f"was {values[best]:.4f} at step {steps[best]:,} and {values[-1]:.4f} at the end"
+        fell = f"was {decimal(values[best])} at step {steps[best]:,} and {decimal(values[-1])} at the end"
         yield Finding(name, f"overfitting, as {title} {fell}", "learning")
     elif len(gains) > 1 and best == len(gains) - 1 and gains[-1] - gains[-2] > scale / 2:
         yield Finding(name, f"{title} was still improving at the end: train longer", "learning")

@@ -11,8 +11,9 @@ import pandas as pd
 from recmtl.errors import counted
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import metric_title
+from recmtl.io.display import decimal
 from recmtl.io.untrusted import from_yaml
-from recmtl.report.elements import Section, Verdict, VerdictLine, decimal, signed
+from recmtl.report.elements import Section, Verdict, VerdictLine, signed
 from recmtl.report.findings import Finding
 from recmtl.report.runs import ReportedRun
 from recmtl.schema.features import KIND_NAMES

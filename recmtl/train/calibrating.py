@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from recmtl.calibration import Calibration, Method, fit_calibration
-from recmtl.calibration.base import Calibrator
 from recmtl.calibration.calibration import (
     calibration_of,
     check_method,
-    chosen_methods,
-    fit_calibrator,
+    fit_possible,
     predictions_to_calibrate,
 )
-from recmtl.data import DataError, Rows
+from recmtl.data import Rows
 from recmtl.evaluate import Predictions, calibration_table, domain_metrics, domain_scores, metrics_of
 from recmtl.runs.folder import CHECKSUMS, REPORTED, RunFolder
 from recmtl.train.artifacts import plain_metrics
@@ -85,13 +83,8 @@ def _fit_what_can_be(
 ) -> tuple[Calibration | None, list[str]]:
     """Return a calibration of the tasks that can be calibrated, and why others cannot."""
     assert predictions is not None  # in the first process
-    predictions, notes = predictions_to_calibrate(predictions), []
-    found: dict[str, Calibrator] = {}
-    for task, name in chosen_methods(predictions, method):
-        try:
-            found[task.name] = fit_calibrator(task, name, predictions)
-        except DataError as error:
-            notes.append(str(error))
+    predictions = predictions_to_calibrate(predictions)
+    found, notes = fit_possible(predictions, method)
     return calibration_of(found, predictions) if found else None, notes
 
 

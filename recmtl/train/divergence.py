@@ -68,7 +68,7 @@ class NonFiniteCounter:
         of_features = [id(table.weight) in spread for table in self._tables for _ in table.owners]
         flags = [*(False for _ in self._tasks), *(id(tensor) in spread for tensor in tensors), *of_features]
         self._spread = torch.tensor(flags, device=balancer.skipped.device).nonzero().flatten() if spread else None
-        self._balancer, self._limit = balancer, limit
+        self._balancer, self.limit = balancer, limit
         self.skipped, self.steps = balancer.skipped.clone(), balancer.skipped.new_zeros(())  # by the last step's end
         self._matrices = [n for n, tensor in enumerate(tensors, len(self._tasks)) if tensor.dim() > 1]
         self._none = torch.zeros(len(self.names), dtype=torch.bool, device=self.skipped.device)
@@ -95,7 +95,7 @@ class NonFiniteCounter:
         stopped = both.any(0)
         self.streaks.add_(bad).mul_(stopped)
         torch.where(stopped, self.trained, self.steps, out=self.trained)
-        now = (self._steps_found == 0) & torch.stack([bad, self.streaks == self._limit])
+        now = (self._steps_found == 0) & torch.stack([bad, self.streaks == self.limit])
         torch.where(now, self.steps, self._steps_found, out=self._steps_found)
 
     def _absent(self) -> Tensor:
@@ -204,9 +204,9 @@ class DivergenceMonitor:
             self.check_weights(done)
         else:
             self._check_finite(done, self._small_tensors(), read["finite"])
-        reached = [event for event in events if event.reached]
-        if reached:
-            self._end(self._too_many([self._with_own_loss(event) for event in reached]))
+        if reached := [event for event in events if event.reached]:
+            good = min(event.reached for event in reached) - self._counter.limit
+            self._end(self._too_many([self._with_own_loss(event) for event in reached]), good)
         for step in sorted({event.first for event in events}):
             names = {event.name: self._with_own_loss(event).name for event in events if event.first == step}
             self._note_once(names, f"step {step}: left out for not being finite: {{}}")
@@ -228,8 +228,7 @@ class DivergenceMonitor:
             epoch: The number of steps of an epoch.
             ended: Whether no step follows.
         """
-        skipped = self._skipped_in_a_row(ended)
-        limit = max(epoch, SKIPPED_STEPS)
+        skipped, limit = self._skipped_in_a_row(ended), max(epoch, SKIPPED_STEPS)
         if skipped < (min(done, limit) if ended else limit):
             return
         names = shortened(self._with_own_loss(event).name for event in self._counter.events())
@@ -237,7 +236,7 @@ class DivergenceMonitor:
         precision = self._setup.optimization.precision
         other = "" if precision == "fp32" else f", or train in `precision` 'fp32' instead of {precision!r}"
         reason = f"{which} trained nothing because losses or gradients were not finite{f' ({names})' if names else ''}"
-        self._end(f"{reason}: look at labels and numbers, {self._advice}{other}", trained=skipped < done)
+        self._end(f"{reason}: look at labels and numbers, {self._advice}{other}", done - skipped)
 
     def _small_tensors(self) -> dict[str, Tensor]:
         spread = {f"{name}.weight" for name in spread_tables(self._setup.model)}  # of which processes have other parts
@@ -250,7 +249,7 @@ class DivergenceMonitor:
         if bad:
             since = self._finite_at + 1
             when = f"in step {done}" if done <= since else f"in one of the steps {since} to {done}"
-            self._end(f"the weights of {shortened(bad)} became NaN or infinite {when}: {self._advice}")
+            self._end(f"the weights of {shortened(bad)} became NaN or infinite {when}: {self._advice}", done)
         if len(finite) == len(float_tensors(self._setup.model)):
             self._finite_at = done
 
@@ -267,9 +266,10 @@ class DivergenceMonitor:
         first, limits = self._first_and_limits(first_losses)
         high = [name for name, loss in losses.items() if loss > limits.get(name, math.inf)]
         self._high_since = {name: self._high_since.get(name, done) for name in high}
-        if any(done - since >= HIGH_STEPS for since in self._high_since.values()):
+        since = min(self._high_since.values(), default=done)
+        if done - since >= HIGH_STEPS:
             found = (f"the loss of {n!r} is {losses[n]:.3g}, and was {first[n]:.3g} in the first step" for n in high)
-            self._end(f"the training has diverged by step {done}: {shortened(found)}: {self._advice}")
+            self._end(f"the training has diverged by step {done}: {shortened(found)}: {self._advice}", since - 1)
         text = f"step {done}: the loss is far too high: {{}}: {self._advice}"
         self._note_once({f"loss {name}": f"{name} ({losses[name]:.3g})" for name in high}, text)
 
@@ -280,9 +280,8 @@ class DivergenceMonitor:
         losses = model.task_losses.by_objective(dict(zip(model.loss_names, values, strict=False)))
         for task in model.objectives:
             loss = losses[task.name]
-            squared = task.loss_name in SQUARED_LOSSES
             constant = task.weight * link_of(task).constant_loss(task, model.schema.rate(task), model.schema)
-            limit = (LOSS_FACTOR**2 if squared else LOSS_FACTOR) * max(loss, constant)
+            limit = LOSS_FACTOR ** (2 if task.loss_name in SQUARED_LOSSES else 1) * max(loss, constant)
             first[task.name], limits[task.name] = loss, math.inf if task.own_loss else limit or math.inf
         return first, limits
 
@@ -307,9 +306,10 @@ class DivergenceMonitor:
         decay = " or `weight_decay`" if any(group.get("weight_decay") for group in groups) else ""
         return f"lower the learning rate ({float(groups[0]['lr']):g} by now){decay}{clip}"
 
-    def _end(self, reason: str, trained: bool = True) -> None:
-        folder = self._setup.folder if trained else None
-        kept = [*folder.steps().values()] if folder else []
+    def _end(self, reason: str, good: int) -> None:
+        """Raise a `DivergenceError`, with the last checkpoint up to the step whose weights were `good`."""
+        folder = self._setup.folder if good else None
+        kept = [path for step, path in folder.steps().items() if step <= good] if folder else []
         if folder and not kept and folder.checkpoint(BEST).exists():
             kept = [folder.path / CHECKPOINTS / BEST]
         raise DivergenceError(reason + (f"; {kept[-1]} holds the last good weights" if kept else ""))

@@ -27,7 +27,7 @@ from recmtl.train.describe import describe_setup
 from recmtl.train.device import rng_state, set_rng_state
 from recmtl.train.divergence import DivergenceMonitor
 from recmtl.train.gradient_stats import diagnosis
-from recmtl.train.monitor import LossMeter, host_copies, named_values, step_record
+from recmtl.train.monitor import LossMeter, has_measured, host_copies, named_values, step_record
 from recmtl.train.optimizers import on_host
 from recmtl.train.predictor import Predictor
 from recmtl.train.progress import TrainingProgress
@@ -152,8 +152,7 @@ class TrainingLoop:
     def _after_step(self, losses: Tensor, with_stats: bool) -> None:
         """Log, evaluate and save what is due after a step."""
         epoch, number = self._position
-        last = number == len(self._loader)
-        self._evaluation_due = number in self._evaluate_after
+        last, self._evaluation_due = number == len(self._loader), number in self._evaluate_after
         if with_stats:
             assert self._step.gradient_stats is not None
             found = diagnosis(self._setup.model, self._setup.balancer, losses, self._step.gradient_stats)
@@ -236,8 +235,10 @@ class TrainingLoop:
     def _load_best(self) -> None:
         setup, step = self._setup, self._step
         if not self._monitor.decided:
-            if self._step.average:
-                self._step.average.replace_weights()
+            if has_measured(self._records, self._monitor.tasks):  # but predictions were not finite
+                self._divergence.check_skipped(self._done, 1, ended=True)
+            if step.average:
+                step.average.replace_weights()
             self._best.save(self._position[0])
         else:
             self._best.load()
@@ -254,9 +255,8 @@ class TrainingLoop:
         of_device = {"mean": self._meter.mean, "weight": weights, "learning_rate": learning_rate}
         read = host_copies(of_device | self._divergence.to_read())
         by_loss, rate = self._meter.means(read["mean"]), self._meter.rows_per_second
-        losses = self._by_objective(by_loss)
         self._meter.reset()
-        self._progress.show_step(epoch, number, losses, rate)
+        self._progress.show_step(epoch, number, losses := self._by_objective(by_loss), rate)
         by_domain = by_loss if self._setup.balance_domains else {}
         record = step_record(losses, by_domain, named_values(self._setup.balancer.labels, read["weight"]))
         record |= {"learning_rate": float(read["learning_rate"]), "rows_per_second": rate}

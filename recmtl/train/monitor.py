@@ -221,12 +221,12 @@ def few_rows_note(tasks: Sequence[Task], labels: Iterable[Mapping[str, npt.NDArr
 
     Args:
         tasks: The monitored tasks.
-        labels: The labels of the validation rows by column ``[rows]``, in parts: so many as it takes to be enough.
+        labels: What `label_parts` yields of the validation rows: so many parts as it takes to be enough.
     """
     sums = {task.name: np.zeros(2) for task in tasks}  # of rows and labels
     for part in labels:
         for task in tasks:
-            label = task_labels(task, part)
+            label = part[task.name]
             sums[task.name] += [(~np.isnan(label)).sum(), np.nansum(label)]
         if not any(_few(task, *sums[task.name]) for task in tasks):
             return []
@@ -240,10 +240,23 @@ def few_rows_note(tasks: Sequence[Task], labels: Iterable[Mapping[str, npt.NDArr
     ]
 
 
-def label_parts(rows: Rows) -> Iterator[dict[str, npt.NDArray[np.float64]]]:
-    """Yield the labels of rows by column, of a million rows at a time."""
+def has_measured(records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> bool:
+    """Return whether the last evaluation in the records of a log had rows of one of the tasks."""
+    last: Mapping[str, Any] = next((record["valid"] for record in reversed(records) if "valid" in record), {})
+    return any(last[task]["rows"] for task in tasks if task in last)
+
+
+def label_parts(rows: Rows, tasks: Sequence[Task]) -> Iterator[dict[str, npt.NDArray[np.float64]]]:
+    """Yield the labels by task ``[rows]``, NaN in rows that do not count for it, of a million rows at a time."""
     for start in range(0, len(rows), LABELS_AT_ONCE):
-        yield rows.span(start, start + LABELS_AT_ONCE).labels
+        part = rows.span(start, start + LABELS_AT_ONCE)
+        found = {}
+        for task in tasks:
+            found[task.name] = task_labels(task, part.labels)
+            for weight in (part.weight, part.task_weights.get(task.weight_column or "")):
+                if weight is not None:
+                    found[task.name] = np.where(weight > 0, found[task.name], np.nan)
+        yield found
 
 
 def _few(task: Task, rows: float, labels: float) -> list[str]:

@@ -68,7 +68,7 @@ class Predictor:
         return self.predict(rows).metrics(names) if one else self.shares(rows).metrics(names)
 
     def expert_usage(self, rows: Rows) -> dict[str, list[float]]:
-        """Return by head the mean gate weight of each expert; nothing for a model without gates."""
+        """Return by head the mean gate weight of each expert, of those gates whose weights are finite."""
         totals: dict[str, Tensor] = {}
         with self._inference():
             for batch, counts in self._batches(rows):
@@ -78,7 +78,7 @@ class Predictor:
                 for head, weights in usage.items():
                     totals[head] = totals.get(head, 0.0) + counts * weights.sum(0, dtype=torch.float64)  # [E]
             self._processes.all_reduce([*totals.values()])
-        return {head: (total / len(rows)).tolist() for head, total in totals.items()}
+        return {head: (total / len(rows)).tolist() for head, total in totals.items() if total.isfinite().all()}
 
     def _uncalibrated(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
         """Return what the model itself predicts for this process's share of the rows."""

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from recmtl.errors import counted
 from recmtl.evaluate import Metrics
-from recmtl.io.display import LINE_SECONDS, Display
+from recmtl.io.display import LINE_SECONDS, Display, decimal
 
 
 class CountingBar(Display):
@@ -88,7 +88,7 @@ class TrainingProgress(Display):
     def show_step(self, epoch: int, step: int, losses: Mapping[str, float], rows_per_second: float) -> None:
         """Show the losses after a step, in the bar or, every ten seconds, as a line; both numbers are from 1."""
         where = f"epoch {epoch}/{self._epochs}"
-        state = " ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+        state = " ".join(f"{name} {decimal(loss)}" for name, loss in losses.items())
         state = f"loss {state} · {rows_per_second:,.0f} rows/s{self._metrics}"
         self._bar.update(self._task, description=where, completed=step, state=state)
         self.note_if_due(f"{where} step {step}/{self._steps} · {state} · {self._time_left(epoch, step)}")
@@ -98,7 +98,7 @@ class TrainingProgress(Display):
     def show_metrics(self, epoch: int, step: int, metrics: Mapping[str, Metrics], best: bool) -> None:
         """Show the validation metrics after a step."""
         main = {name: next(iter(m.values.items())) for name, m in metrics.items()}
-        shown = [f"{name} {metric} {'–' if v is None else f'{v:.4f}'}" for name, (metric, v) in main.items()]
+        shown = [f"{name} {metric} {'–' if v is None else decimal(v)}" for name, (metric, v) in main.items()]
         self._metrics = f" · {' '.join(shown)}"
         end = f"epoch {epoch}/{self._epochs}" + (f" step {step}/{self._steps}" if step < self._steps else "")
         self.note(f"{end} · valid{self._metrics[2:]}{' · best' if best else ''}")

@@ -155,8 +155,9 @@ class TrainingSetup:
     def few_rows_note(self, valid: Rows) -> list[str]:
         """Return a sentence if few validation rows of a monitored task decide which weights are best."""
         schema, monitored = self.model.schema.schema, self.metric_monitor().tasks
-        tasks = {task.name: task for task in (*schema.reported_tasks, *self.model.objectives)}
-        return few_rows_note([tasks[name] for name in monitored], label_parts(valid))
+        by_name = {task.name: task for task in (*schema.reported_tasks, *self.model.objectives)}
+        tasks = [by_name[name] for name in monitored]
+        return few_rows_note(tasks, label_parts(valid, tasks))
 
     @contextmanager
     def folder_held(self) -> Iterator[None]:

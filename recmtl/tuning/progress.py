@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from recmtl.io.display import decimal
 from recmtl.train.progress import CountingBar
 from recmtl.tuning.study import Outcome
 
@@ -35,7 +36,7 @@ class TrialEnd:
 
     def __str__(self) -> str:
         end = self.outcome
-        value = "never defined" if end.value is None else f"{end.value:.4f}"
+        value = "never defined" if end.value is None else decimal(end.value)
         result = f"failed: {end.error}" if end.error else f"{self.monitor} {value}{', pruned' if end.pruned else ''}"
         parts = [self.search, f"trial {self.number}", result, shown_values(self.values), f"{end.seconds:.0f} s"]
         return " · ".join(filter(None, parts))

@@ -12,6 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recmtl.errors import RunError, UsageError, counted
+from recmtl.io.display import decimal
 from recmtl.io.files import new_file
 from recmtl.tuning.record import RECORD, Pruner, SearchRecord
 from recmtl.tuning.space import SearchOption, SearchSpace
@@ -232,7 +233,7 @@ class Search:
 
         others = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         values = [t.intermediate_values[evaluation] for t in others if evaluation in t.intermediate_values]
-        middle = f"the median {median(values):.4f} of {counted(len(values), 'trial')}"
+        middle = f"the median {decimal(median(values))} of {counted(len(values), 'trial')}"
         return f"after evaluation {evaluation}, worse than {middle}"
 
     def tell(self, number: int, outcome: Outcome) -> None:

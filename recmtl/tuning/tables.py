@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from recmtl.errors import counted
+from recmtl.io.display import decimal
 from recmtl.io.files import new_file
 from recmtl.tuning.progress import shown_value, shown_values
 from recmtl.tuning.results import BEST, Tuning
@@ -71,7 +72,7 @@ def notes(tuning: Tuning) -> list[str]:
     if tuning.best_value is not None:
         options = shown_values(tuning.best_options)
         found.append(
-            f"Best {record.monitor} on the validation rows: {tuning.best_value:.4f}, with {options}. The best of "
+            f"Best {record.monitor} on the validation rows: {decimal(tuning.best_value)}, with {options}. The best of "
             f"{len(trials)} is overstated by its choice: measure it on other rows."
         )
     found += [f"Failed: trial {row.trial}: {row.reason}" for row in _first_failures(tuning)]

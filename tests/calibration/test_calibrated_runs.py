@@ -170,6 +170,18 @@ def test_what_cannot_be_calibrated_is_said_and_changes_nothing(run: Path, aliexp
         recmtl.Trainer(trainer.model, calibration="spline")
 
 
+def test_an_error_names_tasks_that_can_be_calibrated() -> None:
+    kinds = {"rare": "binary", "common": "binary", "never": "binary", "spent": "amount"}
+    tasks = [recmtl.Task(name, name, kind=kind) for name, kind in kinds.items()]
+    schema, labels = recmtl.Schema([recmtl.Numeric("x")], tasks), np.repeat([0.0, 1.0], 90)
+    values = dict.fromkeys(kinds, np.linspace(0.2, 0.8, 180))
+    predictions = Predictions(schema, values, dict.fromkeys(kinds, 0 * labels) | {"common": labels}, None, pa.table({}))
+    with pytest.raises(recmtl.DataError, match=r"'rare' cannot .*; name the tasks to calibrate, of common$"):
+        fit_calibration(predictions, "platt")
+    with pytest.raises(ValueError, match=r"must name tasks of rare, common, never, got 'sold'$"):
+        fit_calibration(predictions, {"sold": "platt"})
+
+
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])
 def test_rows_count_by_their_weights(kind: str) -> None:
     """Of 90 positives and as many negatives, where a few weights hold most of the sum: (Σ w)² / Σ w² decides."""

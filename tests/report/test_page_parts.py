@@ -19,7 +19,7 @@ from recmtl.report.figures import image, steps_picture
         (1234567, "rows", "1,234,567"),
         (1234567.0, "positives", "1,234,567"),
         (0.000012345, "mean", "1.234e-05"),
-        (123456.0, "mean", "1.235e+05"),
+        (123456.0, "mean", "123456.0000"),
         (0.0, "mean", "0.0000"),
         (0.0421, "missing, train", "4.21%"),
         (0.000012, "p, Holm", "1.2e-05"),

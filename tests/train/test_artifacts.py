@@ -92,6 +92,17 @@ def test_expert_usage_is_the_mean_gate_on_the_test_rows(
         RunFolder(tmp_path / "gates").usage()
 
 
+def test_gates_that_are_not_finite_have_no_usage(
+    aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = recmtl.MMOE.expert_usage
+    monkeypatch.setattr(
+        recmtl.MMOE, "expert_usage", lambda *args: {**(u := plain(*args)), "ctr": u["ctr"].fill_(torch.nan)}
+    )
+    trainer = recmtl.Trainer(mmoe, run=recmtl.RunConfig(progress=False, device="cpu"))
+    assert list(trainer.predictor.expert_usage(aliexpress.test)) == ["ctcvr"]
+
+
 def test_a_report_needs_saved_predictions(aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path) -> None:
     finished(aliexpress, mmoe, tmp_path, predictions=False)
     assert not (tmp_path / "predictions").exists()

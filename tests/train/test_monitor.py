@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 import recmtl
@@ -133,21 +134,32 @@ def test_a_monitored_loss_has_no_ties_to_decide() -> None:
 
 def test_few_validation_rows_are_noted() -> None:
     click = np.repeat([0.0, 1.0], [90, 19])
-    labels = {"click": click, "conversion": np.where(click == 1, click, np.nan), "stay": click}
+    labels = {"ctr": click, "cvr": np.where(click == 1, click, np.nan), "stay": click}
     (note,) = few_rows_note([CTR, CVR, STAY], [labels])
     assert "19 positives of task 'ctr', 19 rows and 19 positives and 0 negatives of task 'cvr'" in note
     assert "(fewer than 100 rows, or 20 positives or negatives)" in note
-    assert few_rows_note([CTR], iter([{"click": np.zeros(80)}, {"click": np.ones(20)}, None])) == []  # takes two
-    assert "99 rows of task 'ctr'" in few_rows_note([CTR], [{"click": np.repeat([0.0, 1.0], [60, 39])}])[0]
+    assert few_rows_note([CTR], iter([{"ctr": np.zeros(80)}, {"ctr": np.ones(20)}, None])) == []  # takes two
+    assert "99 rows of task 'ctr'" in few_rows_note([CTR], [{"ctr": np.repeat([0.0, 1.0], [60, 39])}])[0]
     (note,) = few_rows_note([STAY], [{"stay": np.array([1.0, np.nan])}])
     assert "decide which weights are best, and so mostly chance: 1 row of task 'stay'" in note
 
 
 def test_labels_are_counted_in_parts(aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "LABELS_AT_ONCE", 64)
-    parts = [*monitor.label_parts(aliexpress.valid)]
-    assert {len(part["click"]) for part in parts[:-1]} == {64}
-    np.testing.assert_array_equal(np.concatenate([part["click"] for part in parts]), aliexpress.valid.labels["click"])
+    parts = [*monitor.label_parts(aliexpress.valid, [CTR, CVR])]
+    assert {len(part["ctr"]) for part in parts[:-1]} == {64}
+    labels = aliexpress.valid.labels
+    np.testing.assert_array_equal(np.concatenate([part["ctr"] for part in parts]), labels["click"])
+    given = np.where(labels["click"] == 1, labels["conversion"], np.nan)
+    np.testing.assert_array_equal(np.concatenate([part["cvr"] for part in parts]), given)
+
+
+def test_labels_without_a_weight_do_not_count() -> None:
+    rows = pd.DataFrame({"item": list("ab") * 4, "click": [0, 1] * 4, "w": [0, 0, *[1] * 6], "own": [*[1] * 6, 0, 0]})
+    tasks = [Task("ctr", "click"), Task("value", "click", weight_column="own")]
+    data = recmtl.prepare(recmtl.Schema([recmtl.Categorical("item")], tasks, weight="w"), rows, holdout=0)
+    (part,) = monitor.label_parts(data.train, tasks)
+    assert {name: int((~np.isnan(labels)).sum()) for name, labels in part.items()} == {"ctr": 6, "value": 4}
 
 
 def test_metrics_within_groups_can_be_monitored_if_there_are_groups() -> None:

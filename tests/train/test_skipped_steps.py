@@ -114,6 +114,17 @@ def test_steps_that_are_skipped_now_and_then_are_no_error(aliexpress: recmtl.Pre
     assert run.fit(aliexpress.train).result.skipped["ctr"] == 2
 
 
+def test_weights_that_predict_nothing_at_the_end_are_an_error(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    """The first step trains, to weights so large that nothing after it is finite: no checkpoint holds good ones."""
+    for epochs, found in {1: "the last 9 steps, up to step 10", 2: "the last 19 steps, up to step 20"}.items():
+        for again in (False, True):
+            folder, adam = tmp_path / f"{epochs}", partial(torch.optim.Adam, lr=1e30)
+            run = trainer(aliexpress, (), folder=folder, epochs=epochs, optimizer=adam)
+            with pytest.raises(DivergenceError, match=rf"^{found}, {WHY} .*, or set `clip_norm`$"):
+                run.fit(aliexpress.train, aliexpress.valid, resume=again)
+        assert not RunFolder(tmp_path / f"{epochs}").finished
+
+
 def test_the_last_epoch_and_an_early_end_count(aliexpress: recmtl.PreparedData) -> None:
     """Patience that runs out within the first epoch, and a callback that stops within it."""
     stopping = EarlyStopping(patience=2, evaluations=5)

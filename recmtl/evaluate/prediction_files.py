@@ -13,6 +13,7 @@ from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import open_sources
 from recmtl.errors import BadValueError, DataError
 from recmtl.evaluate.task_columns import UNCALIBRATED_PREFIX, with_classes
+from recmtl.io.formats import without_nulls
 from recmtl.io.machine import available_memory
 from recmtl.io.partitions import Partitions, public_name_of
 from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError
@@ -28,7 +29,8 @@ def read_predictions(schema: Schema, path: str | Path | Partitions, group: str |
         SchemaError: A file cannot be read, or does not fit into memory.
     """
     try:
-        parts = [_read_columns(source, schema, group) for source in open_sources(path, text=schema.text_format)]
+        sources = open_sources(path, text=schema.text_format.with_all_numbers)
+        parts = [_read_columns(source, schema, group) for source in sources]
         if any(SAMPLING_WEIGHT in part.column_names for part in parts):
             parts = [_weighted(part) for part in parts]
         columns = [c for c in parts[0].column_names if all(c in part.column_names for part in parts)]
@@ -43,7 +45,8 @@ def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table
     """Read the columns of predictions, labels, weight and keys: keys as text or integers, never as decimals."""
     schema = with_classes(schema, source.columns)
     predicted = [column for task in schema.reported_tasks for column in task.columns]
-    numbers = [*predicted, *(UNCALIBRATED_PREFIX + name for name in predicted), *schema.weights, SAMPLING_WEIGHT]
+    computed = {*predicted, *(UNCALIBRATED_PREFIX + name for name in predicted), SAMPLING_WEIGHT}
+    numbers = [*computed, *schema.weights]
     labels = {label: (LABEL_PREFIX + label, label) for label in schema.labels}
     numbers += [name for label, names in labels.items() if label not in schema.class_labels for name in names]
     classes = [name for label, names in labels.items() if label in schema.class_labels for name in names]
@@ -51,7 +54,12 @@ def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table
     columns = [column for column in source.columns if column in wanted]
     _check_memory(source, len(columns))
     ids = [column for column in columns if column in {*schema.carried, group} - {*numbers}]
-    batches = [_with_ids(batch, ids, source.name) for batch in source.batches(columns, frozenset(columns) & {*numbers})]
+    given, nulls = [column for column in columns if column not in computed], schema.text_format.null_words
+    batches = []
+    for batch in source.batches(columns, parsed := frozenset(columns) & {*numbers}):
+        for name, column in zip(given, without_nulls(batch.select(given), nulls, parsed).columns, strict=True):
+            batch = batch.set_column(batch.schema.get_field_index(name), name, column)
+        batches.append(_with_ids(batch, ids, source.name))
     if not batches:
         return pa.table({column: pa.array([], pa.string()) for column in columns})
     return pa.concat_tables(_alike([pa.Table.from_batches([batch]) for batch in batches]))

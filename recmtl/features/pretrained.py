@@ -40,7 +40,7 @@ def load_vectors(table: EmbeddingTable, block: IdBlock, file: str | Path, schema
     """
     name, seen = block.name, np.zeros(block.size, np.int64)
     (feature,) = (f for f in schema.schema.features if isinstance(f, Categorical) and f.name == name)
-    for source in open_sources(Path(file), text=TextFormat(nulls=schema.schema.nulls)):
+    for source in open_sources(Path(file), text=TextFormat(nulls=schema.schema.nulls).with_all_numbers):
         offset = 0
         try:
             for batch in source.batches(source.columns, frozenset(source.columns[1:])):

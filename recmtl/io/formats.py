@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Hashable, Iterator
+from contextlib import suppress
+from decimal import Decimal
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -13,7 +15,7 @@ import pyarrow.compute as pc
 
 from recmtl.errors import DataError, unreadable
 from recmtl.io.location import Location
-from recmtl.io.spellings import NullWords
+from recmtl.io.spellings import DECIMAL_NUMBER, NullWords
 
 PARQUET, IPC, CSV = "parquet", "ipc", "csv"
 SUFFIXES = {".parquet": PARQUET, ".pq": PARQUET, ".arrow": IPC, ".feather": IPC}
@@ -248,16 +250,27 @@ def _without_views(kind: pa.DataType) -> pa.DataType:
     return pa.list_(_without_views(kind.value_type), kind.list_size) if pa.types.is_fixed_size_list(kind) else kind
 
 
-def replace_nulls(array: pa.Array, nulls: NullWords) -> pa.Array:
-    """Return an array of text, bytes or numbers, or a dictionary of these, with null in place of some words."""
+def without_nulls(batch: pa.RecordBatch, nulls: NullWords, numbers: Collection[str]) -> pa.RecordBatch:
+    """Return rows with null in place of some words, given the columns that hold numbers."""
+    columns = [replace_nulls(batch.column(name), nulls, name in numbers) for name in batch.schema.names]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def replace_nulls(array: pa.Array, nulls: NullWords, numeric: bool = False) -> pa.Array:
+    """Return an array of text, bytes or numbers, or a dictionary of these, with null in place of some words.
+
+    In a column that holds numbers, text is compared by the number that it spells.
+    """
     kind = array.type
     if pa.types.is_dictionary(kind):
-        dictionary = replace_nulls(array.dictionary, nulls)
+        dictionary = replace_nulls(array.dictionary, nulls, numeric)
         return array if dictionary is array.dictionary else pa.DictionaryArray.from_arrays(array.indices, dictionary)
     if kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
         found = pc.is_in(array, pa.array(nulls, kind))
         if nulls.spellings:
             found = pc.or_(found, pc.match_substring_regex(array, nulls.spellings).fill_null(False))
+            if numeric:
+                found = pc.or_(found, _is_number(_spelled_numbers(array, nulls.decimal), nulls.numbers))
     elif nulls.numbers and (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         found = _is_number(array, nulls.numbers)
     else:
@@ -271,8 +284,28 @@ def _is_number(array: pa.Array, numbers: Collection[int | float]) -> pa.BooleanA
         limits = np.iinfo(array.type.to_pandas_dtype())
         whole = [n for n in numbers if isinstance(n, int) and limits.min <= n <= limits.max]
         return pc.is_in(array, pa.array(whole, array.type))
-    others = pa.array([float(number) for number in numbers])
     if pa.types.is_decimal(array.type):
-        return pc.is_in(array.cast(others.type), others)
-    wide = array.cast(pa.float32()) if pa.types.is_float16(array.type) else array
-    return pc.is_in(wide, others.cast(array.type, safe=False).cast(wide.type))
+        return pc.is_in(array, _decimals(numbers, array.type))
+    narrow = pa.types.is_floating(array.type) and array.type != pa.float64()
+    with np.errstate(over="ignore"):
+        others = np.array([*numbers], np.float64).astype(array.type.to_pandas_dtype() if narrow else np.float64)
+    others = np.append(others[np.isfinite(others)], [-0.0] * (0 in numbers))  # which Arrow tells from zero
+    wide = array if array.type == pa.float32() else array.cast(pa.float32() if narrow else pa.float64())
+    return pc.is_in(wide, pa.array(others, pa.float64()).cast(wide.type))
+
+
+def _decimals(numbers: Collection[int | float], kind: pa.DataType) -> pa.Array:
+    """Return those of some numbers that a type of decimals holds as they are."""
+    found = []
+    for number in numbers:
+        with suppress(pa.ArrowInvalid):
+            found.append(pa.scalar(Decimal(str(number)), kind))
+    return pa.array(found, kind)
+
+
+def _spelled_numbers(text: pa.Array, decimal: str) -> pa.DoubleArray:
+    """Return the numbers that text or bytes spell, null where they spell none ``[rows]``."""
+    digits = DECIMAL_NUMBER.replace(r"\.", re.escape(decimal))
+    words = pc.utf8_trim_whitespace(text) if text.type in (pa.string(), pa.large_string()) else text
+    numbers = pc.if_else(pc.match_substring_regex(words, rf"^\s*{digits}\s*$"), words, None).cast(pa.string())
+    return pc.replace_substring(pc.utf8_trim_whitespace(numbers), decimal, ".").cast(pa.float64())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Self
 
 # Text read as missing in any column: what pandas, Polars, DuckDB, Spark, Hive, R and databases write.
@@ -21,7 +22,8 @@ FINITE = "a finite number"
 # Of a regular expression; no character can be read in two ways, so that a search takes linear time.
 DECIMAL_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
-PLAIN_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.([0-9]+))?")
+# A word that stands for a number however it is written; a float holds its digits.
+PLAIN_NUMBER = re.compile(r"(0|-?[1-9][0-9]{0,307}|-0(?=\.0*[1-9]))(?:\.([0-9]+))?")
 
 WHOLE_NUMBER = r"^(-?[0-9]+)\.0+$"
 SPELLINGS = ((WHOLE_NUMBER, r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
@@ -67,21 +69,33 @@ class NullWords(tuple[str, ...]):
 
     ``-999`` also stands for ``-999.0``, and for the integer and the float in a table that has types.
 
+    Args:
+        words: The words.
+        decimal: The decimal mark of numbers in text.
+
     Attributes:
+        decimal: The decimal mark.
+        others: Those that are no numbers.
         numbers: Those that are numbers, the whole ones as integers.
-        spellings: A regular expression of how text spells these; ``None`` if there are none.
+        spellings: A regular expression of how text spells these in columns of text; ``None`` if there are none.
     """
 
+    decimal: str
+    others: tuple[str, ...]
     numbers: frozenset[int | float]
     spellings: str | None
 
-    def __new__(cls, words: Iterable[str] = NULLS) -> Self:
+    def __new__(cls, words: Iterable[str] = NULLS, decimal: str = ".") -> Self:
         """Find the numbers among some words."""
         own = super().__new__(cls, words)
-        found = [match for match in map(PLAIN_NUMBER.fullmatch, own) if match]
-        parts = [(match[1], (match[2] or "").rstrip("0")) for match in found]
-        own.numbers = frozenset(float(f"{whole}.{rest}") if rest else int(whole) for whole, rest in parts)
-        spelled = (rf"{whole}[.,]{rest}0*" if rest else rf"{whole}(?:[.,]0*)?" for whole, rest in parts)
+        own.decimal = decimal
+        found = {word: match for word in own if (match := PLAIN_NUMBER.fullmatch(word.replace(decimal, ".")))}
+        parts = [(match[1], (match[2] or "").rstrip("0")) for match in found.values()]
+        own.others = tuple(word for word in own if word not in found)
+        values = (float(f"{whole}.{rest}") if rest else int(whole) for whole, rest in parts)
+        own.numbers = frozenset(value if abs(value) < 2**64 else float(value) for value in values)
+        marks = re.escape(decimal) if decimal == "." else f"[.{decimal}]"
+        spelled = (rf"{whole}{marks}{rest}0*" if rest else rf"{whole}(?:{marks}0*)?" for whole, rest in parts)
         own.spellings = f"^(?:{'|'.join(spelled)})$" if parts else None
         return own
 
@@ -90,8 +104,12 @@ class NullWords(tuple[str, ...]):
         if isinstance(value, str):
             return super().__contains__(value) or bool(self.spellings and re.fullmatch(self.spellings, value))
         try:
+            if isinstance(value, Decimal):
+                value = float(value)
+            elif getattr(value, "itemsize", 8) < 8:  # a number of NumPy, which its text tells exactly
+                value = float(str(value))
             return value in self.numbers
-        except TypeError:  # it has no hash, as a list or a NaN that signals
+        except (TypeError, ValueError):  # it has no hash, as a list, or is a NaN that signals
             return False
 
 

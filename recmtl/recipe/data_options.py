@@ -53,7 +53,7 @@ class DataOptions:
         separator: Without a card, the column separator of CSV files, such as `;` or `\t`; by default the one in the
             header line.
         header: Without a card, the columns of CSV files without a header line: `user,item,click`.
-        nulls: Without a card, a word for a missing value in text, instead of the usual ones such as `NULL`; may be
+        nulls: Without a card, a word for a missing value, instead of the usual ones such as `NULL`; may be
             repeated.
         decimal: Without a card, the decimal mark of numbers in text, `.` or `,`; by default a point.
         escape: Without a card, the character before a quote within a quoted value of CSV files: `\` as Spark

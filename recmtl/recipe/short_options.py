@@ -148,7 +148,7 @@ def text_options(
     Args:
         separator: The column separator of CSV files, such as `;` or `\t`.
         header: The columns of CSV files without a header line: `user,item,click`; `[]` if they have one.
-        null: A word for a missing value in text, instead of the usual ones such as `NULL`; may be repeated.
+        null: A word for a missing value, instead of the usual ones such as `NULL`; may be repeated.
         decimal: The decimal mark of numbers in text, `.` or `,`.
         escape: The character before a quote within a quoted value of CSV files: `\` as Spark writes it.
     """

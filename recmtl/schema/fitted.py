@@ -286,11 +286,17 @@ class FittedSchema:
             shares = zip(task.classes, self.class_shares[task.name], strict=True)
             yield from (f"no training row of class {name!r}" for name, share in shares if not share)
         elif task.kind == "amount" and rate.mean == 0:
-            yield "no amount in the training rows: every label is 0"
+            yield "no amount in the training rows: every label is 0{self._null_numbers}"
         elif task.kind == "binary" and rate.mean in (0.0, 1.0):
-            yield f"one class in the training rows: every label is {rate.mean:.0f}"
+            yield f"one class in the training rows: every label is {rate.mean:.0f}{self._null_numbers}"
         elif self.label_deviations.get(task.label_key) == 0:
-            yield f"one value in the training rows: every label is {rate.mean:g}"
+            yield f"one value in the training rows: every label is {rate.mean:g}{self._null_numbers}"
+
+    @property
+    def _null_numbers(self) -> str:
+        """Which numbers are no labels, as the end of a sentence on labels."""
+        numbers = " or ".join(f"{number:g}" for number in sorted(self.schema.text_format.null_words.numbers))
+        return f", and {numbers} stands for a missing one" if numbers else ""
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,12 @@ class TextFormat:
     @property
     def null_words(self) -> NullWords:
         """The words for a missing value, the empty one among them."""
-        return COMMON_NULLS if self.nulls is None else NullWords(dict.fromkeys(("", *self.nulls)))
+        return COMMON_NULLS if self.nulls is None else NullWords(dict.fromkeys(("", *self.nulls)), self.decimal)
+
+    @property
+    def with_all_numbers(self) -> TextFormat:
+        """The same format of columns that computers wrote, in which no number stands for a missing value."""
+        return replace(self, nulls=None if self.nulls is None else self.null_words.others)
 
 
 TEXT_OPTIONS = tuple(option.name for option in fields(TextFormat))

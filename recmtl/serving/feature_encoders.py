@@ -34,6 +34,7 @@ BY_INTEGER = 200_000  # categories of a vocabulary up to which integers are look
 EXACT = 10**15  # integers below are equal to one float
 CANONICAL = re.compile("0|-?[1-9][0-9]{0,14}", re.A)  # of integers below
 BOOLEANS = frozenset((bool, np.bool_))
+EXACT_TYPES = frozenset((float, int, np.float64, np.int64))  # of numbers that a float of 64 bits holds as they are
 CACHED_TIMES = 1 << 14  # texts of a timestamp whose parts are kept
 
 Entry = Mapping[str, Any]
@@ -214,30 +215,55 @@ class NumberReader:
 
     def __init__(self, nulls: NullWords, decimal: str) -> None:
         self._nulls, self._decimal = nulls, decimal
+        self._null_numbers = [float(number) for number in nulls.numbers]
+        # Others are the same number in every type, and no boolean.
+        self._by_type = any(number in (0, 1) or number % 1 for number in nulls.numbers)
 
     def read(self, names: Sequence[str], columns: Sequence[Column]) -> Floats:
         """Return the numbers of some columns ``[columns, rows]``, given their names for errors."""
-        parts: list[Any] = []
-        for name, column in zip(names, columns, strict=True):
+        parts, compared = list[Any](), list[int]()
+        for place, (name, column) in enumerate(zip(names, columns, strict=True)):
             if isinstance(column, np.ndarray) and column.dtype.kind in "fiub":
                 parts.append(self._present(column).astype(np.float64).tobytes())
                 continue
             try:
-                parts.append(self._present(array("d", column)))
+                values = array("d", column)
             except (TypeError, OverflowError, ValueError):  # text, nothing, or a NaN that signals
                 parts.append(array("d", located(name, column, self._parsed)))
+                continue
+            if self._by_type and not EXACT_TYPES.issuperset(map(type, column)):
+                values = array("d", located(name, column, self._parsed))
+            else:
+                compared.append(place)
+            parts.append(values)
         numbers = np.frombuffer(bytearray().join(parts)).reshape(len(columns), -1)
+        if self._null_numbers and compared:
+            self._drop_nulls(numbers, compared)
         if np.isinf(numbers).any():
             for name, column in zip(names, columns, strict=True):
                 located(name, column, self._parsed)
         return numbers
 
-    def _present(self, numbers: Any) -> Any:
+    def _drop_nulls(self, numbers: Floats, places: list[int]) -> None:
+        """Write NaN in place of the numbers that stand for missing values in some columns."""
+        found = np.zeros(numbers.shape, np.bool_)
+        for number in self._null_numbers:
+            found |= numbers == number
+        if found.any():
+            numbers[places] = np.where(found[places], np.nan, numbers[places])
+
+    def _present(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return an array with NaN in place of the numbers that stand for missing values, as its type rounds them."""
-        if not self._nulls.numbers:
-            return numbers
-        values = np.asarray(numbers)
-        others = np.array([*self._nulls.numbers], values.dtype if values.dtype.kind == "f" else np.float64)
+        if not self._nulls.numbers or values.dtype.kind == "b":
+            return values
+        if values.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                others = np.array(self._null_numbers).astype(values.dtype)
+            others = others[np.isfinite(others)]
+        else:
+            limits = np.iinfo(values.dtype)
+            whole = (n for n in self._nulls.numbers if isinstance(n, int) and limits.min <= n <= limits.max)
+            others = np.array([*whole], values.dtype)
         return np.where(np.isin(values, others), np.nan, values)
 
     def _parsed(self, values: Sequence[Any]) -> list[float]:

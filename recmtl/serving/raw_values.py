@@ -201,7 +201,7 @@ def _parse_number(text: str, nulls: Container[Any], decimal: str) -> float:
         return math.nan
     word = pointed.strip()
     if _DECIMAL_NUMBER.fullmatch(word):
-        return float(word)
+        return math.nan if (number := float(word)) in nulls else number
     word = word.lower()
     if word in TRUTH_VALUES:
         return TRUTH_VALUES[word]

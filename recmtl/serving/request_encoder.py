@@ -53,7 +53,8 @@ class RequestEncoder:
     def __init__(self, folder: Path) -> None:
         content = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
         vocabularies = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
-        self.nulls, self.decimal = NullWords(content["nulls"]), content["decimal"]
+        self.decimal = content["decimal"]
+        self.nulls = NullWords(content["nulls"], self.decimal)
         self.ignored = frozenset(content["ignored"])
         self.entries: dict[str, Entry] = {entry["name"]: entry for entry in content["features"]}
         self.fields = tuple(self.entries)

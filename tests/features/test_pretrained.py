@@ -53,6 +53,14 @@ def rows_by_category(encoder: FeatureEncoder, data: recmtl.PreparedData) -> dict
     return dict(zip(categories, rows.tolist(), strict=True))
 
 
+@pytest.mark.parametrize("name", ["flat.parquet", "a.csv"])
+def test_numbers_of_a_vector_are_never_missing(tmp_path: Path, name: str) -> None:
+    schema = recmtl.Schema([recmtl.Categorical("item")], SCHEMA.tasks, nulls=["1", "-4"])
+    rows = recmtl.prepare(schema, pd.DataFrame({"item": ITEMS, "y": [0, 1] * 16}))
+    encoder = FeatureEncoder(rows.schema, 3, pretrained={"item": str(write(tmp_path / name))})
+    assert rows_by_category(encoder, rows)["b"] == VECTORS["b"]
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "flat.parquet", "a.csv", "a.feather"])
 @pytest.mark.parametrize("freeze", [False, True])
 def test_vectors_take_the_place_of_the_rows_of_their_categories(

@@ -19,7 +19,7 @@ from recmtl.data import prepare
 from recmtl.data.preparation.encode_batch import encode_batch
 from recmtl.data.store.format import IDS, LIST_PREFIX, NUMERIC, to_matrix
 from recmtl.errors import BadValueError, RequestError
-from recmtl.io.formats import plain_array, replace_nulls
+from recmtl.io.formats import plain_array, without_nulls
 from recmtl.schema import (
     Binned,
     Categorical,
@@ -68,7 +68,9 @@ TIMES = [
 ]
 OTHERS = [
     [True, False], [datetime.date(2024, 2, 29), datetime.date(1, 1, 1)], TIMES, [b"a", b"3.0", b"NA", b"\xff"],
-    [Decimal("3.0"), Decimal("1.5"), Decimal("17")], [None],
+    [Decimal("3.0"), Decimal("1.5"), Decimal("17")], [None], [Decimal("0.10"), Decimal("0.50")],
+    [np.float32(number) for number in (0.1, 0.5, 3, -4, 1e30)], [np.int16(number) for number in (0, 1, 17, -4)],
+    ["+17", "017", "1.7e1", " 17", "-1.0e0", "0.1e0", "0,1", "17,0", "1,50", "15e-1", "-0.10", "1e-400"],
     [["a", "b"], [], [" a ", None, "NA", "3.0"], ["zz"] * 9], [[1, 2, 3], [17]], [[0.5, 3.0, math.nan], [2.0**53]],
     [[["a"]]], [datetime.datetime(2024, 5, 6, 7, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))],
     [[True], [False, True]],
@@ -135,6 +137,8 @@ FORMATS: list[tuple[str, dict[str, Any]]] = [
     ("knots", {"nulls": ["nul", "1.5"], "decimal": ","}),
     ("binned", {"decimal": ","}),
     ("standardize", {"nulls": ["17", "0.1", "-4.0"]}),
+    ("none", {"nulls": ["0", "1.0", "1234567890123456789012"]}),
+    ("binned", {"nulls": ["1,5", "0"], "decimal": ","}),
     ("clipped bins", {"nulls": ["-1", "0.50"]}),
     ("buckets", {"nulls": ["3", "1.5"]}),
     ("list of buckets", {"nulls": ["3.0", "0.5"]}),
@@ -160,7 +164,9 @@ def encoder_of(fitted: FittedSchema, folder: Path) -> RequestEncoder:
 
 def by_training(fitted: FittedSchema, values: Sequence[Any]) -> list[Any]:
     """Encode values, of one type, of the column `x` as training does; a refused one is `None`."""
-    column = replace_nulls(plain_array(pa.array(values)), fitted.schema.text_format.null_words)
+    numbers = frozenset(f.name for f in fitted.schema.numbers)
+    given = pa.record_batch({"x": plain_array(pa.array(values))})
+    (column,) = without_nulls(given, fitted.schema.text_format.null_words, numbers).columns
     kept, found = np.arange(len(values)), [None] * len(values)
     while len(kept):
         own = column.take(pa.array(kept))

@@ -263,7 +263,7 @@ def _describe_tallies(
             *_reading_warnings(readings),
             *_infinite_warnings(splits),
             *_unnamed_warnings(unnamed),
-            *sentinel_warnings(sample, [f.name for f in schema.features if f.name in train.numbers]),
+            *sentinel_warnings(sample, schema, train.classes),
         ),
         notes=(
             *bad_row_notes,

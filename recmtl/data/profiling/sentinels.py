@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 
+from recmtl.data.columns.classes import ClassReader
 from recmtl.data.columns.values import Floats
+from recmtl.schema import Binned, Numeric, Schema
 
 FREQUENT, ROWS = 0.01, 10  # the share of present values that are the same, and how many of them at least
 LABELS = 0, 1  # which cannot be read as missing, as labels are so written
+LARGEST = 2**63  # below which a number is a word for a missing value
 FEW = 10  # distinct others: a flag or a rating has fewer
 
 
-def sentinel_warnings(sample: pa.Table, columns: Iterable[str]) -> Iterator[str]:
+def sentinel_warnings(sample: pa.Table, schema: Schema, classes: ClassReader) -> Iterator[str]:
     """Yield a sentence on each number that may stand for missing values in the numeric columns of a sample."""
-    for name in columns:
+    labels = _label_words(sample, schema, classes)
+    for name in (f.name for f in schema.features if isinstance(f, Numeric | Binned)):
         values = sample[name].to_numpy()
         for number, share, low, high in sentinels(values[~np.isnan(values)]):
-            word = f"{number:.15g}"
-            remedy = "leave it empty" if number in LABELS else f"`--null {word}` reads it so in every column"
+            word = str(int(number)) if abs(number) < LARGEST else f"{number:g}"
+            remedy = "leave it empty"
+            if number not in LABELS and abs(number) < LARGEST and word not in labels:
+                remedy = (
+                    f"`--null {word}` (on a card `nulls: ['{word}']`) reads it so in every column; say each other "
+                    "word for a missing value as well"
+                )
             yield (
                 f"column {name!r}: {share:.1%} of the numbers are {word}, unlike all others ({low:g} to {high:g}): if "
                 f"it stands for a missing value, {remedy}"
             )
+
+
+def _label_words(sample: pa.Table, schema: Schema, classes: ClassReader) -> set[str]:
+    """Return what labels hold, as text: whole numbers and the names of classes."""
+    named = schema.class_labels.keys()
+    numbers = np.concatenate([np.empty(0), *(np.unique(sample[name].to_numpy()) for name in {*schema.labels} - named)])
+    words = {str(int(number)) for number in numbers[np.isfinite(numbers)] if number % 1 == 0}
+    return words | {word for name in named for word in classes.numbered(name)}
 
 
 def sentinels(values: Floats) -> Iterator[tuple[float, float, float, float]]:

@@ -21,7 +21,7 @@ from recmtl.errors import BadValueError
 from recmtl.io.archives import Member
 from recmtl.io.byte_range import ByteRange
 from recmtl.io.csv_records import INVALID_UTF8, REPLACE_INVALID, SAY_ESCAPE, BadRows, CsvRecords, last_has_line_break
-from recmtl.io.formats import replace_nulls
+from recmtl.io.formats import without_nulls
 from recmtl.io.location import Location
 from recmtl.io.prefetch import prefetch
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat, keep_null_words
@@ -80,7 +80,7 @@ class CsvSource(Source):
         done = 0
         try:
             if malformed is None:
-                for batch in cast_integer_columns(self._without_nulls(self._blocks(types))):
+                for batch in cast_integer_columns(self._without_nulls(self._blocks(types), numbers)):
                     yield batch
                     done += 1
                 return
@@ -88,7 +88,7 @@ class CsvSource(Source):
             if "conversion error" not in str(error):
                 raise
         # the conversion of the bytes reports the value that does not parse
-        as_bytes = self._without_nulls(self._blocks(dict.fromkeys(columns, pa.binary()), malformed))
+        as_bytes = self._without_nulls(self._blocks(dict.fromkeys(columns, pa.binary()), malformed), numbers)
         yield from itertools.islice(as_bytes, done, None)
 
     def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
@@ -107,12 +107,10 @@ class CsvSource(Source):
         lines = (line for line, record in self._records if len(record) == len(self._all_columns))
         return f"{self.name}, line {next(itertools.islice(lines, row, None))}"
 
-    def _without_nulls(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _without_nulls(self, batches: Iterator[pa.RecordBatch], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
         """Replace numbers that stand for missing values; Arrow has replaced words as they are written."""
         nulls = self._text.null_words
-        for batch in batches:
-            columns = [replace_nulls(column, nulls) for column in batch.columns] if nulls.numbers else batch.columns
-            yield pa.RecordBatch.from_arrays(columns, batch.schema.names)
+        return (without_nulls(batch, nulls, numbers) for batch in batches) if nulls.numbers else batches
 
     @property
     def _width(self) -> int:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from recmtl.data.sources.base import Source
 from recmtl.data.sources.csv import CsvSource
-from recmtl.data.sources.parts import PartSource
+from recmtl.data.sources.parts import NullsSource, PartSource
 from recmtl.data.sources.typed import DIGEST_BLOCKS, ArrowSource, BlockSource, ParquetSource, TableSource
 from recmtl.errors import DataError, unreadable
 from recmtl.io.formats import (
@@ -60,7 +60,7 @@ def open_sources(data: Data, name: str = "data", text: TextFormat = PLAIN_TEXT) 
     path add a column with this value, unless the file has a column of this name; `Partitions` are those of some days.
     """
     if isinstance(data, Source):
-        return [data]
+        return [NullsSource(data, text.null_words) if text.nulls is not None else data]
     if isinstance(data, str | Path | Partitions):
         found = data.files() if isinstance(data, Partitions) else expand(data)
         return [_open_file(location, text) for location in found]
@@ -97,7 +97,8 @@ def _open_file(location: Location, text: TextFormat) -> Source:
         read = TYPED_SOURCES[kind](location, text) if kind in TYPED_SOURCES else CsvSource(location, text)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(location.name, error) from error
-    keys = {key: value for key, value in location.part_keys.items() if key not in read.columns}
+    found, nulls = location.part_keys, text.null_words
+    keys = {key: None if value in nulls else value for key, value in found.items() if key not in read.columns}
     read.digest = partial(file_digest, location)
     return _check_columns(PartSource(read, keys) if keys else read)
 

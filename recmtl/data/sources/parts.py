@@ -1,4 +1,4 @@
-"""Parts of a dataset that is split by the value of a column, which stands in the names of folders."""
+"""Rows with something added: columns that stand in the names of folders, or words for a missing value."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from recmtl.data.sources.base import DerivedSource, PartMap, Source
+from recmtl.io.formats import without_nulls
+from recmtl.io.spellings import NullWords
 
 
 class PartSource(DerivedSource):
@@ -40,4 +42,26 @@ class PartSource(DerivedSource):
                 for column in columns
             ]
             yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+        self.notes = self._source.notes
+
+
+class NullsSource(DerivedSource):
+    """Rows of a source that knows no card, without the card's words for a missing value.
+
+    Args:
+        source: The rows.
+        nulls: The words.
+    """
+
+    def __init__(self, source: Source, nulls: NullWords) -> None:
+        super().__init__(source)
+        self.parses, self.rows, self.digest = source.parses, source.rows, source.digest
+        self.index, self.unnamed, self._nulls = source.index, source.unnamed, nulls
+
+    def batches(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows."""
+        for batch in self._source.batches(columns, numbers, malformed):
+            yield without_nulls(batch, self._nulls, numbers)
         self.notes = self._source.notes

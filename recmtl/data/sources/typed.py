@@ -13,7 +13,7 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from recmtl.data.sources.base import PartMap, Source, without_blank_names
-from recmtl.io.formats import index_columns, plain_batch, replace_nulls
+from recmtl.io.formats import index_columns, plain_batch, without_nulls
 from recmtl.io.location import Location
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
@@ -38,8 +38,7 @@ class TypedSource(Source):
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows with their own types."""
         for batch in self._read(list(columns)):
-            plain = [replace_nulls(column, self._nulls) for column in plain_batch(batch).columns]
-            yield pa.RecordBatch.from_arrays(plain, names=batch.schema.names)
+            yield without_nulls(plain_batch(batch), self._nulls, numbers)
 
 
 class TableSource(TypedSource):

@@ -70,7 +70,8 @@ def encode_batch(
 def _encode_key(fitted: FittedSchema, column: pa.Array, key: str) -> pa.Array:
     """Return a carried column as integers if the training rows had nothing else, otherwise as text."""
     if key in fitted.integer_keys and pa.types.is_int64(column.type):
-        return column
+        missing = column.is_null().to_numpy(zero_copy_only=False)
+        return pa.array(column.fill_null(0).to_numpy(), mask=missing) if column.null_count else column
     values, codes = as_text(column, key)
     if key in fitted.integer_keys:
         values = as_integers(values, codes, key)

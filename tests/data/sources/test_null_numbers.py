@@ -157,6 +157,15 @@ def test_labels_of_one_value_are_explained() -> None:
     assert note in recmtl.prepare(schema, rows).notes
 
 
+def test_keys_that_are_missing_are_the_same_rows_whatever_was_in_their_place() -> None:
+    schema = recmtl.Schema([recmtl.Numeric("age")], SCHEMA.tasks, group="item", nulls=["-999"])
+    rows = [
+        pa.table({"age": range(ROWS), "click": [0, 1] * (ROWS // 2), "item": [missing, 7, 8, 9] * (ROWS // 4)})
+        for missing in (-999, None, -999.0)
+    ]
+    assert len({recmtl.prepare(schema, table).fingerprint for table in rows}) == 1
+
+
 def test_types_hold_numbers_as_they_round_them() -> None:
     nulls = NullWords(["0", "0.1", "99999", "1" * 40])
     for kind, largest in ((pa.float16(), 65504.0), (pa.float32(), 1e30), (pa.float64(), 1e300)):

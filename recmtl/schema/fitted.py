@@ -286,7 +286,7 @@ class FittedSchema:
             shares = zip(task.classes, self.class_shares[task.name], strict=True)
             yield from (f"no training row of class {name!r}" for name, share in shares if not share)
         elif task.kind == "amount" and rate.mean == 0:
-            yield "no amount in the training rows: every label is 0{self._null_numbers}"
+            yield f"no amount in the training rows: every label is 0{self._null_numbers}"
         elif task.kind == "binary" and rate.mean in (0.0, 1.0):
             yield f"one class in the training rows: every label is {rate.mean:.0f}{self._null_numbers}"
         elif self.label_deviations.get(task.label_key) == 0:

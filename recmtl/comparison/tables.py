@@ -251,7 +251,8 @@ def _tuned_notes(comparison: Comparison) -> Iterator[str]:
     pruned, failed = [each.pruned for each in found], [each.failed for each in found]
     early = f"{_span(pruned)} ended early, worse than the median at the same evaluation"
     ended = [text for text, counts in ((early, pruned), (f"{_span(failed)} failed", failed)) if any(counts)]
-    said = f"{_span([each.trials for each in found])} trials each" + (f" ({'; '.join(ended)})" if ended else "")
+    trials = _span([each.trials for each in found])
+    said = f"{trials} {'trial' if trials == '1' else 'trials'} each" + (f" ({'; '.join(ended)})" if ended else "")
     yield f"Options: the best of a search on the validation rows, {said}; the seeds were trained with them."
     if _untuned(comparison):
         yield "Untuned baselines have the options that they were given."

@@ -22,6 +22,8 @@ from recmtl.train.predictor import Predictor
 from recmtl.train.setup import TrainingSetup
 from recmtl.train.signals import StopRequested, StopSignals
 
+LEGEND_INCHES = 0.2  # the height of a line of a legend
+
 
 def finish_run(setup: TrainingSetup, result: FitResult, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
     """Measure the trained model, and complete its run folder if there is one.
@@ -114,10 +116,12 @@ def save_learning_curves(records: list[dict[str, Any]], path: Path) -> None:
 def save_gradient_stats(records: list[dict[str, Any]], path: Path) -> None:
     """Write the gradient statistics of a run as PNG: a panel for the norms, the cosines and the weights."""
     panels = {"gradient_norm": figures.gradient_norms, "cosine": figures.cosines, "weight": figures.task_weights}
-    measured = [what for what in panels if diagnosis_curves(records, what)]
+    lines = {what: len(diagnosis_curves(records, what)) for what in panels}
+    measured = [what for what, count in lines.items() if count]
     if not measured:
         return
-    figure = Figure(figsize=(4.8 * len(measured), 4.2), layout="constrained")
+    height = max(4.2, 1 + LEGEND_INCHES * max(lines["gradient_norm"], lines["weight"]))
+    figure = Figure(figsize=(4.8 * len(measured), height), layout="constrained")
     for column, what in enumerate(measured, start=1):
         panels[what](records, figure.add_subplot(1, len(measured), column))
     _save_png(figure, path)

@@ -72,8 +72,8 @@ def notes(tuning: Tuning) -> list[str]:
     if tuning.best_value is not None:
         options = shown_values(tuning.best_options)
         found.append(
-            f"Best {record.monitor} on the validation rows: {decimal(tuning.best_value)}, with {options}. The best of "
-            f"{len(trials)} is overstated by its choice: measure it on other rows."
+            f"Best {record.monitor} on the validation rows: {decimal(tuning.best_value)}, with {options}."
+            + (f" The best of {len(trials)} is overstated by its choice: measure it on other rows." * (len(trials) > 1))
         )
     found += [f"Failed: trial {row.trial}: {row.reason}" for row in _first_failures(tuning)]
     if counts["failed"] > MOST_FAILURES:

@@ -171,5 +171,7 @@ def check_folder(folder: Path) -> None:
 def nothing_finished(tuning: Tuning) -> RunError:
     """Build the error of a search without a best recipe."""
     reasons = tuning.trials["reason"].dropna()
-    reason = f" failed, the first one: {reasons.iloc[0]}" if len(reasons) else " ended early"
-    return RunError(f"all {len(tuning.trials)} trials in {str(tuning.folder)!r}{reason}")
+    one = len(tuning.trials) == 1
+    reason = f" failed{'' if one else ', the first one'}: {reasons.iloc[0]}" if len(reasons) else " ended early"
+    which = "the only trial" if one else f"all {len(tuning.trials)} trials"
+    return RunError(f"{which} in {str(tuning.folder)!r}{reason}")

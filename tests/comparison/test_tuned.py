@@ -140,7 +140,9 @@ def test_baselines_whose_options_were_all_given_are_called_untuned(plant: Plant)
     assert "lightgbm is significantly better than 2 other variants" in sentence
     assert sentence.endswith(" Untuned: lightgbm, logistic.")
     assert [[cell.text for cell in row[-2:]] for row in table.rows] == [["20", "lr 0.01"], *[["–", "untuned"]] * 2]
-    comparison.tuned[trees] = TunedVariant(20, "num_leaves 7")
+    comparison.tuned = {net: TunedVariant(1, "lr 0.01")}
+    assert any("on the validation rows, 1 trial each; the seeds" in note for note in main_table(comparison).notes)
+    comparison.tuned = {net: TunedVariant(20, "lr 0.01", 2, 1), trees: TunedVariant(20, "num_leaves 7")}
     notes = main_table(comparison).notes
     assert next(note for note in notes if note.startswith("a: ")).endswith(" Untuned: logistic.")
     comparison.tuned[Variant("logistic", "")] = TunedVariant(20, "penalty 1")

@@ -65,3 +65,10 @@ def test_the_plot_has_a_panel_for_each_measure(tmp_path: Path, tasks: int) -> No
     save_gradient_stats(records, tmp_path / "plots.png")
     height, width, _ = imread(tmp_path / "plots.png").shape
     assert (width, height) == (1728, 504)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_many_objectives_fit_into_the_plot(tmp_path: Path) -> None:
+    """A legend that leaves no room for the axes is a warning of matplotlib."""
+    norms = {f"task_{task}@domain_{domain}": 1.0 for task in range(8) for domain in range(6)}
+    save_gradient_stats([{"step": 1, "diagnosis": {"gradient_norm": norms, "weight": norms}}], tmp_path / "many.png")

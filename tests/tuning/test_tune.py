@@ -3,8 +3,10 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import recmtl
@@ -14,7 +16,7 @@ from recmtl.io.files import locked
 from recmtl.recipe.options import recipe_parser
 from recmtl.tuning import study
 from recmtl.tuning.recipes import SearchedRecipe
-from recmtl.tuning.tune import data_key
+from recmtl.tuning.tune import data_key, nothing_finished
 
 RATES = {"trainer.optimization.optimizer.lr": [0.01, 0.003]}
 DYING = """
@@ -85,6 +87,12 @@ def test_a_search_in_which_all_trials_fail_says_why(recipe: dict[str, Any], tmp_
     ):
         recmtl.tune(recipe, tmp_path / "out", space, trials=2, progress=False)
     assert set(recmtl.Tuning(tmp_path / "out").trials["state"]) == {"failed"}
+
+
+def test_one_trial_is_spoken_of_as_one() -> None:
+    trials = {"state": ["failed"], "reason": ["it diverged"]}
+    tuning: Any = SimpleNamespace(trials=pd.DataFrame(trials), folder=Path("out"))
+    assert str(nothing_finished(tuning)) == "the only trial in 'out' failed: it diverged"
 
 
 def test_what_is_wrong_is_said_before_the_first_trial(

@@ -182,9 +182,11 @@ def sendable_error(error: Exception) -> Exception:
 
 
 def exit_error(error: SystemExit) -> UsageError:
-    """Return the error of the user's own code that exits, with its file and line."""
+    """Return the error of the user's own code that exits, with its file and line; the exit is its cause."""
     *_, (frame, line) = (found for found in walk_tb(error.__traceback__) if found[0].f_globals["__name__"] != SITE)
-    return UsageError(f"{frame.f_code.co_filename}, line {line}, ended the command by SystemExit: {error}")
+    found = UsageError(f"{frame.f_code.co_filename}, line {line}, ended the command by SystemExit: {error}")
+    found.__cause__ = error
+    return found
 
 
 def one_line(error: Exception) -> str:

@@ -23,6 +23,7 @@ from recmtl.errors import (
     EXPECTED,
     LostRankError,
     RunError,
+    Terminated,
     ToldError,
     UsageError,
     exit_error,
@@ -69,9 +70,11 @@ def joined(minutes: float = MINUTES) -> Iterator[None]:
         raise found from None
     except BaseException as error:
         try:
-            ending.tell(error)
+            told = ending.tell(error)
         finally:
             _leave(error)
+        if told is not None:
+            raise told from None
         raise
     found = ending.after(None)
     if found is not None:
@@ -129,13 +132,20 @@ class _Ending:
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self._store, self._rank, self._size = store, rank, size
 
-    def tell(self, own: BaseException) -> None:
-        """Tell the others of a signal, which may have come to this process alone."""
+    def tell(self, own: BaseException) -> BaseException | None:
+        """Tell the others of a signal, which may have come to this process alone.
+
+        Returns:
+            The signal to another process, if this one was ended after it, as torchrun does; ``None`` otherwise.
+        """
         if isinstance(own, KeyboardInterrupt):
             told = KeyboardInterrupt(str(own) or "interrupted")
             vars(told).update(vars(own))  # the exit status
             with suppress(RuntimeError):  # the store is gone
-                self._set_outcome(told)
+                teller, found = self._set_outcome(told)
+                if teller != self._rank and isinstance(found, KeyboardInterrupt) and isinstance(own, Terminated):
+                    return self._told(teller, found)
+        return None
 
     def after(self, own: Exception | None) -> BaseException | None:
         """Leave the processes, and return the error by which this one ends, given its own; ``None`` without one."""

@@ -84,17 +84,18 @@ def replace_checkpoint(
         shutil.rmtree(folder / TABLES, ignore_errors=True)  # of the one before
 
 
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: Path, device: torch.device | str = "cpu", mmap: bool = False) -> dict[str, Any]:
     """Read the state in a file, without executing code; a damaged file is a `RunError`.
 
-    Tables beside it are a `TableParts` under the name of their folder, whose files are not read yet.
+    Tables beside it are a `TableParts` under the name of their folder, whose files are not read yet. With `mmap`,
+    neither are the tensors in the file.
     """
     try:
         with explain_oom(f"the checkpoint {path}"), warnings.catch_warnings():
             if not has_valid_checksum(path):
                 raise ValueError("its content does not match its checksum")
             warnings.simplefilter("ignore")  # about a file that turns out not to be a checkpoint
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
         if TABLES in state:

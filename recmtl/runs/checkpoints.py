@@ -19,7 +19,6 @@ from recmtl.io.files import fsync, new_folder, replaced_folder
 from recmtl.runs.checkpoint_file import (
     CHECKPOINT,
     TABLES,
-    has_valid_checksum,
     read_checkpoint,
     replace_checkpoint,
     write_with_tables,
@@ -156,10 +155,8 @@ def read_intact(path: Path) -> tuple[dict[str, Any], list[TableParts]]:
         state = read_checkpoint(path / CHECKPOINT)
         tables = [state[TABLES]] if TABLES in state else []
         if state["watch"]["best"] is not None:
-            if tables:
-                tables.append(read_checkpoint(best)[TABLES])
-            elif not has_valid_checksum(best):
-                raise RunError(f"the checkpoint {best} is damaged: its content does not match its checksum")
+            weights = read_checkpoint(best, mmap=True)  # whose tables may be whole where those of the state are not
+            tables += [weights[TABLES]] if TABLES in weights else []
     except FileNotFoundError as error:
         raise RunError(f"the checkpoint {path} is damaged: there is no {Path(error.filename).name}") from error
     except (KeyError, TypeError) as error:

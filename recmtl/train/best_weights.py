@@ -6,6 +6,7 @@ import copy
 
 from torch import Tensor, nn
 
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.features.embedding_table import spread_tables
 from recmtl.features.saved_tables import spread_weights, whole_weights
 from recmtl.runs.checkpoints import save_checkpoint
@@ -35,9 +36,9 @@ class BestWeights:
         setup = self._setup
         if self._weights is not None:
             setup.model.load_state_dict(self._weights, strict=setup.processes.first)
-        elif setup.folder or spread_tables(setup.model):
-            folder = RunFolder(setup.run.folder or "")
-            setup.load_weights(folder.load_checkpoint(BEST, setup.device, setup.processes), folder.path)
+        elif (spread := spread_tables(setup.model)) or setup.folder:
+            folder, readers = RunFolder(setup.run.folder or ""), setup.processes if spread else SINGLE_PROCESS
+            setup.load_weights(folder.load_checkpoint(BEST, setup.device, readers), folder.path)
 
 
 def own_weights(model: nn.Module) -> dict[str, Tensor]:

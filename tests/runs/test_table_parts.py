@@ -4,6 +4,7 @@ import os
 import pickle
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from recmtl.balance import ProcessGroup
 from recmtl.errors import RunError
 from recmtl.runs import table_parts
 from recmtl.runs.checkpoint_file import CHECKPOINT, TABLES, read_checkpoint, replace_checkpoint
+from recmtl.runs.checkpoints import read_intact
+from recmtl.runs.folder import BEST, RunFolder
 from recmtl.runs.table_parts import METADATA, TableParts
+from recmtl.train.best_weights import BestWeights
 
 SIZES = {"a/b.weight": (37, 3), "moment": (5,), "few": (4, 2)}
 
@@ -77,6 +81,39 @@ def test_a_process_that_does_not_see_the_folder_is_named(tmp_path: Path) -> None
     with pytest.raises(RunError, match=f"^process 1 of 2 does not see {tmp_path}: put the run folder on a disk that"):
         parts.damage(First((False, missing)))
     assert parts.damage(First((True, missing))) == missing
+
+
+@pytest.mark.parametrize("spread", [{"state"}, {"best"}, {"state", "best"}, set()])
+def test_the_best_weights_may_have_tables_in_parts_where_the_state_has_whole_ones(
+    spread: set[str], tmp_path: Path
+) -> None:
+    """As in runs that are resumed with another `shard_tables`; a best file that is damaged is found in any of them."""
+    step, tables = tmp_path / "step", {"state": {}, "best": {}} | dict.fromkeys(spread, whole_tables())
+    replace_checkpoint(step, {"watch": {"best": 1}}, tables["state"])
+    replace_checkpoint(step / BEST, {"model": {}}, tables["best"])
+    _, parts = read_intact(step)
+    assert [found.folder for found in parts] == [
+        folder / TABLES for name, folder in (("state", step), ("best", step / BEST)) if name in spread
+    ]
+    flip(step / BEST / CHECKPOINT)
+    with pytest.raises(RunError, match=r"best/checkpoint.pt is damaged: its content does not match its checksum"):
+        read_intact(step)
+
+
+def test_a_process_that_loads_the_best_weights_alone_waits_for_no_other(tmp_path: Path) -> None:
+    """A run with spread tables that is resumed with whole ones, and ends without better weights."""
+    folder, loaded = RunFolder(tmp_path), []
+    replace_checkpoint(folder.checkpoint(BEST).parent, {"model": {}}, whole_tables())
+    setup = SimpleNamespace(
+        run=SimpleNamespace(folder=tmp_path),
+        folder=folder,
+        model=torch.nn.Linear(1, 1),
+        device="cpu",
+        processes=First("which is never heard"),
+        load_weights=lambda state, path: loaded.append(state),
+    )
+    BestWeights(setup).load()  # type: ignore[arg-type]
+    assert loaded[0][TABLES].forms.keys() == SIZES.keys()
 
 
 def test_tables_of_another_kind_are_refused(tmp_path: Path) -> None:

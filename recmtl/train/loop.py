@@ -222,7 +222,7 @@ class TrainingLoop:
             with self._meter.paused(), interruptible:
                 metrics = self._predictor.measure(self._valid, self._monitor.names)
             monitor = self._monitor
-            best = monitor.update(monitor.value(metrics), monitor.logloss(metrics), monitor.loss(metrics))
+            best = monitor.update_by(metrics)
             if best:
                 self._best.save(self._position[0])
             self._progress.show_metrics(*self._position, metrics, best)

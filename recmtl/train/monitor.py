@@ -84,7 +84,8 @@ class MetricMonitor:
     A metric without a task is the mean over the objectives that have it; ``auc+r2`` the mean over the objectives of
     their AUC or R². Of two evaluations that rank the rows of binary tasks equally well, the one with the lower log-loss
     is better. A metric that was never defined, such as the AUC of one class, leaves the decision to the mean log-loss,
-    and RMSE of regressions.
+    and RMSE of regressions. An evaluation that has it for fewer tasks than the best one, as predictions of the others
+    are not finite, is no better, and one that has it for more is.
 
     Attributes:
         monitor: The name of the metric.
@@ -94,6 +95,7 @@ class MetricMonitor:
         best_logloss: The mean log-loss of that evaluation, over the monitored binary tasks; ``None`` if it decides no
             tie.
         lowest_loss: The lowest mean loss, as long as the metric was never defined.
+        best_defined: The number of tasks that had the metric, or the loss, in that evaluation.
         waited: The number of evaluations since then.
         last: The value of the last evaluation; ``None`` if it was undefined.
     """
@@ -132,6 +134,7 @@ class MetricMonitor:
         self.best: float | None = None
         self.best_logloss: float | None = None
         self.lowest_loss: float | None = None
+        self.best_defined = 0
         self.waited = 0
         self.last: float | None = None
 
@@ -152,6 +155,15 @@ class MetricMonitor:
         """Return the mean loss of the monitored tasks, log-loss or RMSE; ``None`` if there is none."""
         return mean_of_defined([metrics[task].values[metric] for task, metric in self._losses.items()])
 
+    def defined(self, metrics: Mapping[str, Metrics]) -> int:
+        """Return for how many tasks the metric is defined, or the loss if it is for none."""
+        counts = [sum(metrics[t].values[m] is not None for t, m in of.items()) for of in (self._metrics, self._losses)]
+        return counts[0] or counts[1]
+
+    def update_by(self, metrics: Mapping[str, Metrics]) -> bool:
+        """Record an evaluation and return whether it is the best so far, as `update` does."""
+        return self.update(self.value(metrics), self.logloss(metrics), self.loss(metrics), self.defined(metrics))
+
     @property
     def decided(self) -> bool:
         """Whether an evaluation was the best, by the metric or by the loss that stands in for it."""
@@ -167,30 +179,37 @@ class MetricMonitor:
         what = f"the weights of the lowest {losses} are kept" if self.decided else "the last weights stay"
         return f"{self.monitor} was never defined on the validation rows: {what}"
 
-    def update(self, value: float | None, logloss: float | None = None, loss: float | None = None) -> bool:
+    def update(
+        self, value: float | None, logloss: float | None = None, loss: float | None = None, defined: int = 0
+    ) -> bool:
         """Record an evaluation and return whether it is the best so far; an undefined one does not count as waiting.
 
         Args:
             value: The monitored metric.
             logloss: What `logloss` returned, which decides if the metric is that of the best evaluation.
             loss: What `loss` returned, which decides as long as the metric was never defined.
+            defined: What `defined` returned.
         """
         self.last = value
         if value is None:
-            return self.best is None and loss is not None and self._update_loss(loss)
+            return self.best is None and loss is not None and self._update_loss(loss, defined)
         self.lowest_loss = None
         better = self.best is None or self._sign * (value - self.best) > self._options.min_delta
         if value == self.best and logloss is not None and self.best_logloss is not None:
             better = logloss < self.best_logloss
+        if self.best is not None and self.best_defined not in (0, defined):
+            better = defined > self.best_defined
         if better:
-            self.best, self.best_logloss = value, logloss
+            self.best, self.best_logloss, self.best_defined = value, logloss, defined
         self.waited = 0 if better else self.waited + 1
         return better
 
-    def _update_loss(self, loss: float) -> bool:
+    def _update_loss(self, loss: float, defined: int) -> bool:
         better = self.lowest_loss is None or loss < self.lowest_loss - self._options.min_delta
+        if self.best_defined not in (0, defined):
+            better = defined > self.best_defined
         if better:
-            self.lowest_loss = loss
+            self.lowest_loss, self.best_defined = loss, defined
         self.waited = 0 if better else self.waited + 1
         return better
 
@@ -201,13 +220,14 @@ class MetricMonitor:
 
     def state_dict(self) -> dict[str, float | None]:
         """Return the best value, its log-loss, the lowest loss and the evaluations since then."""
-        names = ("best", "best_logloss", "lowest_loss", "waited", "last")
+        names = ("best", "best_logloss", "lowest_loss", "best_defined", "waited", "last")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned."""
         self.best, self.best_logloss, self.waited = state["best"], state["best_logloss"], state["waited"]
         self.lowest_loss, self.last = state["lowest_loss"], state["last"]
+        self.best_defined = state.get("best_defined", 0)
 
 
 def mean_of_defined(values: Sequence[float | None]) -> float | None:

@@ -126,6 +126,28 @@ def test_the_lower_logloss_decides_between_equal_aucs() -> None:
     assert loaded.update(1.0, 0.1)
 
 
+def test_an_evaluation_of_fewer_tasks_is_no_better() -> None:
+    """A task whose predictions are not finite has no metric: the mean over the others says nothing of it."""
+    spent = Task("spent", "spent", kind="amount")
+    watch = MetricMonitor(EarlyStopping(patience=9), [CTR, spent], [CTR, spent])
+    seen = []
+    for auc, gini in ((0.6, None), (0.7, 0.3), (0.9, None), (0.71, 0.35), (None, None)):
+        ctr = Metrics({"auc": auc, "logloss": None if auc is None else 0.5}, 100)
+        amount = Metrics({"gini": gini, "poisson_deviance": None if gini is None else 1.0}, 100)
+        seen.append(watch.update_by({"ctr": ctr, "spent": amount}))
+    assert seen == [True, True, False, True, False]
+    assert (watch.best, watch.best_defined, watch.waited) == (pytest.approx(0.53), 2, 0)
+    again = MetricMonitor(EarlyStopping(), [CTR, spent], [CTR, spent])
+    again.load_state_dict(watch.state_dict())
+    assert not again.update(0.99, defined=1)
+
+
+def test_fewer_tasks_have_no_lower_loss() -> None:
+    watch = monitor_of()
+    found = [watch.update(None, loss=loss, defined=n) for loss, n in ((0.5, 2), (0.1, 1), (0.4, 2), (0.9, 3))]
+    assert found == [True, False, True, True]
+
+
 def test_a_monitored_loss_has_no_ties_to_decide() -> None:
     measured = metrics(0.7, 0.9)
     assert monitor_of(monitor="ctr.logloss").logloss(measured) is None

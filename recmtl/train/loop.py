@@ -152,7 +152,8 @@ class TrainingLoop:
     def _after_step(self, losses: Tensor, with_stats: bool) -> None:
         """Log, evaluate and save what is due after a step."""
         epoch, number = self._position
-        last, self._evaluation_due = number == len(self._loader), number in self._evaluate_after
+        last = number == len(self._loader)
+        self._evaluation_due = number in self._evaluate_after
         if with_stats:
             assert self._step.gradient_stats is not None
             found = diagnosis(self._setup.model, self._setup.balancer, losses, self._step.gradient_stats)
@@ -250,18 +251,17 @@ class TrainingLoop:
             save_checkpoint(setup.folder, OPTIMIZERS, step.optimizer_states(), step.spread_states(), setup.processes)
 
     def _record_step(self) -> None:
-        epoch, number = self._position
         weights, learning_rate = self._setup.balancer.weights, self._step.learning_rate
         of_device = {"mean": self._meter.mean, "weight": weights, "learning_rate": learning_rate}
         read = host_copies(of_device | self._divergence.to_read())
         by_loss, rate = self._meter.means(read["mean"]), self._meter.rows_per_second
+        losses = self._by_objective(by_loss)
         self._meter.reset()
-        self._progress.show_step(epoch, number, losses := self._by_objective(by_loss), rate)
+        self._progress.show_step(*self._position, losses, rate)
         by_domain = by_loss if self._setup.balance_domains else {}
-        record = step_record(losses, by_domain, named_values(self._setup.balancer.labels, read["weight"]))
-        record |= {"learning_rate": float(read["learning_rate"]), "rows_per_second": rate}
-        skipped = self._step.nonfinite.skipped_steps(read)
-        self._record(record | ({"skipped": skipped} if skipped else {}))
+        by_task = named_values(self._setup.balancer.labels, read["weight"])
+        record = step_record(losses, by_domain, by_task, self._step.nonfinite.skipped_steps(read))
+        self._record(record | {"learning_rate": float(read["learning_rate"]), "rows_per_second": rate})
         self._divergence.check(self._done, losses, read)
 
     def _record(self, content: Mapping[str, Any]) -> None:

@@ -311,9 +311,12 @@ def named_values(names: Sequence[str] | None, values: Tensor | None) -> dict[str
 
 
 def step_record(
-    losses: Mapping[str, float], by_domain: Mapping[str, float], weights: Mapping[str, float | None]
+    losses: Mapping[str, float],
+    by_domain: Mapping[str, float],
+    weights: Mapping[str, float | None],
+    skipped: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Return mean losses and weights by name for the log, ``None`` for a loss that is not finite."""
+    """Return mean losses, weights and skipped steps by name for the log, ``None`` for a loss that is not finite."""
     named = {"loss": losses} | ({"domain_loss": by_domain} if by_domain else {})
     finite = {key: {n: v if np.isfinite(v) else None for n, v in values.items()} for key, values in named.items()}
-    return {**finite, "weight": dict(weights)}
+    return {**finite, "weight": dict(weights)} | ({"skipped": dict(skipped)} if skipped else {})

@@ -27,8 +27,9 @@ class TrainingContext:
         steps: The steps of all epochs.
         monitor: The name of the metric that decides which weights are best.
         higher_is_better: Whether higher values of it are better.
-        value: Its value in the last evaluation; ``None`` if it was undefined, or before the first.
-        best: Its best value so far; ``None`` if it was never defined.
+        value: Its value in the last evaluation; ``None`` if it was undefined, also for one monitored task as its
+            predictions are not finite, or before the first.
+        best: Its best value so far; ``None`` if it was never defined so.
         records: What was logged so far, one mapping per line of `metrics.jsonl`.
         measure: Measures prepared rows, such as those of another day, with the model as it is: its metrics by task.
         log: Logs numbers of your own by name, nested as you like, to `metrics.jsonl` and all loggers; one that is not

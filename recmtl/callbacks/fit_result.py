@@ -12,7 +12,8 @@ class FitResult:
     """The result of a training.
 
     Args:
-        best: The best value of the monitored metric; ``None`` if it was never defined.
+        best: The best value of the monitored metric; ``None`` if it was never defined, or left out a monitored task
+            whose predictions were never finite.
         seconds: Wall-clock seconds, with evaluations.
         rows_per_second: Training rows per second, without evaluations.
         batch_size: Rows per step.

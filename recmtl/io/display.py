@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn
@@ -59,3 +60,8 @@ def decimal(value: float, scale: float | None = None) -> str:
     if size == 0 or smallest <= size < largest:
         return f"{value:.4f}"
     return f"{value:.4g}" if size < smallest else f"{value:.7g}"
+
+
+def as_written(value: Any) -> str:
+    """Return a value as a YAML file says it, such as ``null``, where it fits into a cell."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -113,7 +113,7 @@ class TrainingLoop:
     def _result(self) -> FitResult:
         setup, window, step = self._setup, self._loader.window, self._step
         return FitResult(
-            best=self._monitor.best,
+            best=self._monitor.best_of_all,
             seconds=time.perf_counter() - self._start,
             rows_per_second=self._meter.rows_per_second,
             batch_size=self._loader.batch_size,
@@ -201,7 +201,7 @@ class TrainingLoop:
             monitor=self._monitor.monitor,
             higher_is_better=self._monitor.higher_is_better,
             value=self._monitor.last,
-            best=self._monitor.best,
+            best=self._monitor.best_of_all,
             records=self._records,
             measure=Predictor(self._setup).measure,
             log=lambda content: self._record(logged(content)),

@@ -96,8 +96,9 @@ class MetricMonitor:
             tie.
         lowest_loss: The lowest mean loss, as long as the metric was never defined.
         best_defined: The number of tasks that had the metric, or the loss, in that evaluation.
+        best_missing: The tasks whose predictions were not finite in that evaluation.
         waited: The number of evaluations since then.
-        last: The value of the last evaluation; ``None`` if it was undefined.
+        last: The value of the last evaluation; ``None`` if it was undefined, or left out such a task.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class MetricMonitor:
         self.best_logloss: float | None = None
         self.lowest_loss: float | None = None
         self.best_defined = 0
+        self.best_missing: list[str] = []
         self.waited = 0
         self.last: float | None = None
 
@@ -160,9 +162,23 @@ class MetricMonitor:
         counts = [sum(metrics[t].values[m] is not None for t, m in of.items()) for of in (self._metrics, self._losses)]
         return counts[0] or counts[1]
 
+    def missing(self, metrics: Mapping[str, Metrics]) -> list[str]:
+        """Return the monitored tasks that have rows but no loss, as their predictions are not finite."""
+        return [t for t, loss in self._losses.items() if metrics[t].rows and metrics[t].values[loss] is None]
+
     def update_by(self, metrics: Mapping[str, Metrics]) -> bool:
         """Record an evaluation and return whether it is the best so far, as `update` does."""
-        return self.update(self.value(metrics), self.logloss(metrics), self.loss(metrics), self.defined(metrics))
+        values, missing = (self.value(metrics), self.logloss(metrics), self.loss(metrics)), self.missing(metrics)
+        better = self.update(*values, self.defined(metrics))
+        if better:
+            self.best_missing = missing
+        self.last = None if missing else self.last
+        return better
+
+    @property
+    def best_of_all(self) -> float | None:
+        """The best value, if it is that of all monitored tasks: it compares with the values of other trainings."""
+        return None if self.best_missing else self.best
 
     @property
     def decided(self) -> bool:
@@ -172,6 +188,9 @@ class MetricMonitor:
     @property
     def note(self) -> str:
         """What decided which weights are best if the metric was never defined; empty if it was."""
+        if self.best_missing:
+            lost = ", ".join(self.best_missing)
+            return f"the predictions of {lost} were never finite: the weights are those that are best for the others"
         if self.best is not None:
             return ""
         names = {"logloss": "log-loss", "rmse": "RMSE", "poisson_deviance": "Poisson deviance"}
@@ -218,16 +237,16 @@ class MetricMonitor:
         """Whether the patience has run out."""
         return self._options.patience is not None and self.waited >= self._options.patience
 
-    def state_dict(self) -> dict[str, float | None]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the best value, its log-loss, the lowest loss and the evaluations since then."""
-        names = ("best", "best_logloss", "lowest_loss", "best_defined", "waited", "last")
+        names = ("best", "best_logloss", "lowest_loss", "best_defined", "best_missing", "waited", "last")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned."""
         self.best, self.best_logloss, self.waited = state["best"], state["best_logloss"], state["waited"]
         self.lowest_loss, self.last = state["lowest_loss"], state["last"]
-        self.best_defined = state.get("best_defined", 0)
+        self.best_defined, self.best_missing = state.get("best_defined", 0), state.get("best_missing", [])
 
 
 def mean_of_defined(values: Sequence[float | None]) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from recmtl.io.display import decimal
+from recmtl.io.display import as_written, decimal
 from recmtl.train.progress import CountingBar
 from recmtl.tuning.study import Outcome
 
@@ -52,7 +52,7 @@ def shown_values(values: Mapping[str, Any]) -> str:
 
 def shown_value(value: Any) -> str:
     """Return a value in a few digits."""
-    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else as_written(value)
 
 
 class TuningProgress(Protocol):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 
 from recmtl.errors import RunError
+from recmtl.io.display import as_written
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.tuning.record import SearchRecord
 from recmtl.tuning.space import Range, SearchOption
@@ -207,4 +208,4 @@ def spread(values: Sequence[Any]) -> str:
     if values and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         ends = min(values), max(values)
         return " to ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in ends)
-    return ", ".join(dict.fromkeys(map(str, values)))
+    return ", ".join(dict.fromkeys(map(as_written, values)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser
 
 from recmtl.errors import UsageError
+from recmtl.io.display import as_written
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.classes import find_class
 from recmtl.recipe.option_errors import accepts, option_type
@@ -101,7 +102,7 @@ class Choices:
         return self.values[self.labels.index(found)]
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.values))
+        return ", ".join(map(as_written, self.values))
 
 
 @dataclass(frozen=True)

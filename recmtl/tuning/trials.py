@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.callbacks import OptunaPruning
 from recmtl.data import PreparedData
+from recmtl.errors import RunError
 from recmtl.recipe.data import open_data
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import build, data_options
@@ -97,7 +98,16 @@ class NetTrials(TrialRunner):
         pruning = OptunaPruning(trial)
         trainer.setup = replace(trainer.setup, callbacks=(*trainer.setup.callbacks, pruning))
         trainer.fit(data.train, data.valid, note=log)
+        if trainer.result.best is None:
+            raise RunError(f"{trainer.setup.metric_monitor().monitor} was never defined{_why(trainer.result.records)}")
         return trainer.result.best, pruning.pruned
+
+
+def _why(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return why metrics were undefined in the last evaluation among the records of a log."""
+    last: Mapping[str, Any] = next((record["valid"] for record in reversed(records) if "valid" in record), {})
+    reasons = [f"{task}: {found['reason']}" for task, found in last.items() if "reason" in found]
+    return f" ({'; '.join(reasons)})" if reasons else ""
 
 
 def log(text: str) -> None:

@@ -142,6 +142,25 @@ def test_an_evaluation_of_fewer_tasks_is_no_better() -> None:
     assert not again.update(0.99, defined=1)
 
 
+def test_a_value_that_leaves_out_a_task_is_not_that_of_the_training() -> None:
+    """Weights are kept by the other tasks, but no other training is compared by them."""
+    watch = MetricMonitor(EarlyStopping(), [CTR, CTCVR], [CTR, CTCVR])
+    lost = metrics(0.9, None) | {"ctcvr": Metrics({"auc": None, "logloss": None}, 10)}
+    assert (watch.update_by(lost), watch.best) == (True, 0.9)
+    again = MetricMonitor(EarlyStopping(), [CTR, CTCVR], [CTR, CTCVR])
+    again.load_state_dict(watch.state_dict())
+    for each in (watch, again):
+        assert each.best_of_all is None
+        assert each.note.startswith("the predictions of ctcvr were never finite")
+    assert again.update_by(metrics(0.7, 0.8))
+    assert again.best_of_all == again.last == pytest.approx(0.75)
+    assert not again.update_by(lost)
+    assert (again.best_of_all, again.last, again.note) == (pytest.approx(0.75), None, "")
+    one_class = monitor_of()
+    assert one_class.update_by(metrics(0.9, None))
+    assert one_class.best_of_all == one_class.last == 0.9
+
+
 def test_fewer_tasks_have_no_lower_loss() -> None:
     watch = monitor_of()
     found = [watch.update(None, loss=loss, defined=n) for loss, n in ((0.5, 2), (0.1, 1), (0.4, 2), (0.9, 3))]

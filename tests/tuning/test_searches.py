@@ -202,6 +202,7 @@ def test_options_of_the_same_name_are_told_apart() -> None:
     rate, other = "trainer.optimization.optimizer.lr", "balancer.lr"
     assert shown_values({rate: 0.00321, "model.experts": 8}) == "lr 0.00321, experts 8"
     assert shown_values({rate: 0.00321, other: 0.5}) == "optimizer.lr 0.00321, balancer.lr 0.5"
+    assert shown_values({"trainer.clip": None, "model.gate": True}) == "clip null, gate true"
 
 
 def test_choices_are_counted_by_the_trials_that_took_them(tmp_path: Path) -> None:
@@ -230,7 +231,9 @@ def test_choices_are_counted_by_the_trials_that_took_them(tmp_path: Path) -> Non
     }
     assert found["clip", None] > 0 < found["layers", 4]
     summary = tuning.summary().set_index("option")
-    assert summary.loc["clip", ["best", "best quarter"]].tolist() == [None, "None"]
+    assert summary.loc["clip", ["best", "best quarter", "searched"]].tolist() == [None, "null", "null, 0.5, 1"]
     assert summary.loc["batch", "best quarter"] in ("1024 to 1024", "4096 to 4096", "1024 to 4096")
-    assert "| clip | None |" in "\n".join(map(markdown, tables(tuning)))
+    text = "\n".join(map(markdown, tables(tuning)))
+    assert "| clip | null |" in text
+    assert "None" not in text
     assert set(tuning.trials["layers"].dropna().map(str)) <= {"2", "4"}

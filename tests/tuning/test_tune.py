@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,10 @@ from recmtl.cli.main import main
 from recmtl.errors import DataError, RunError, UsageError
 from recmtl.io.files import locked
 from recmtl.recipe.options import recipe_parser
+from recmtl.train.predictor import Predictor
 from recmtl.tuning import study
 from recmtl.tuning.recipes import SearchedRecipe
+from recmtl.tuning.trials import NetTrials
 from recmtl.tuning.tune import data_key, nothing_finished
 
 RATES = {"trainer.optimization.optimizer.lr": [0.01, 0.003]}
@@ -76,6 +79,28 @@ def test_a_trial_that_takes_its_process_along_has_failed_and_the_others_go_on(
     assert 0 < dead.sum() < len(found) == 5
     assert set(found.loc[dead, "reason"]) == {"its process was killed by SIGKILL (out of memory?)"}
     assert set(found.loc[~dead, "state"]) == {"finished"}
+
+
+def test_a_trial_without_predictions_for_a_task_has_no_value(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean over the other tasks is no value that other trials can be compared by, at no evaluation."""
+    measure, reports = Predictor.measure, []
+
+    def lost(self: Predictor, *arguments: Any) -> Any:
+        found = measure(self, *arguments)
+        found["ctr"] = replace(found["ctr"], values=dict.fromkeys(found["ctr"].values), reason="9 are not finite")
+        return found
+
+    trial = SimpleNamespace(report=lambda *values: reports.append(values), should_prune=lambda: False)
+    recipe["trainer"] |= {"epochs": 1}
+    recipe["trainer"]["run"]["progress"] = False
+    value, _ = NetTrials().train(recipe, trial)
+    assert reports == [(value, 1)]
+    monkeypatch.setattr(Predictor, "measure", lost)
+    with pytest.raises(RunError, match=r"auc was never defined \(ctr: 9 are not finite\)"):
+        NetTrials().train(recipe, trial)
+    assert len(reports) == 1
 
 
 @pytest.mark.slow

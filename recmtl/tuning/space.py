@@ -54,8 +54,7 @@ class Range:
     def suggest(self, trial: Trial, name: str) -> Any:
         """Return the value that a trial takes."""
         if self.integer:
-            step = 1 if self.step is None else int(self.step)
-            return trial.suggest_int(name, int(self.low), int(self.high), step=step, log=self.log)
+            return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
     @property

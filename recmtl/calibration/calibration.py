@@ -123,8 +123,8 @@ def fit_calibration(predictions: Predictions, method: Method | Mapping[str, Meth
 
     Args:
         predictions: Predictions of a model that are not calibrated, with labels.
-        method: The method of all tasks: a multi-class task takes ``temperature`` in any case, and a task without
-            probabilities none. Or the method of each task that is to be calibrated.
+        method: The method of all tasks, of which those without probabilities take none; or that of each task that is
+            to be calibrated. A multi-class task takes ``temperature`` in any case.
 
     Raises:
         ValueError: A method or a task is unknown, or a task cannot be calibrated by this method.
@@ -174,7 +174,7 @@ def chosen_methods(predictions: Predictions, method: Method | Mapping[str, Metho
     basis = [task.name for task in tasks if task.name in rates]
     if isinstance(method, str):
         check_method(method)
-        found = [(task, method if task.kind in METHODS[method].kinds else "temperature") for task in tasks]
+        found = [(task, _method_of(task, method)) for task in tasks]
         return [(task, name) for task, name in found if task.kind in METHODS[name].kinds]
     chosen = []
     by_name = {task.name: task for task in tasks}
@@ -184,11 +184,16 @@ def chosen_methods(predictions: Predictions, method: Method | Mapping[str, Metho
             follows = f": {name!r} follows from {', '.join(basis)}" if name in rates else ""
             known = ", ".join(t.name for t in tasks if any(t.kind in by.kinds for by in METHODS.values()))
             raise ValueError(f"a calibration must name tasks of {known}, got {name!r}{follows}")
-        kinds = METHODS[own].kinds
-        if by_name[name].kind not in kinds:
-            raise ValueError(f"{own!r} calibrates {' and '.join(kinds)} tasks, {name!r} is {by_name[name].kind}")
-        chosen.append((by_name[name], str(own)))
+        task, kinds = by_name[name], METHODS[own].kinds
+        if task.kind not in METHODS[_method_of(task, own)].kinds:
+            raise ValueError(f"{own!r} calibrates {' and '.join(kinds)} tasks, {name!r} is {task.kind}")
+        chosen.append((task, _method_of(task, own)))
     return chosen
+
+
+def _method_of(task: Task, method: str) -> str:
+    """Return the method of a task: ``temperature`` if its kind does not take the given one."""
+    return method if task.kind in METHODS[method].kinds else "temperature"
 
 
 def check_method(method: str) -> None:

@@ -14,6 +14,7 @@ from recmtl.calibration.calibration import shown_methods
 from recmtl.cli.console import print_line, silence_others, text_table, wide_console
 from recmtl.cli.evaluate import encoded_rows
 from recmtl.cli.parser import usage_errors
+from recmtl.io.display import decimal
 from recmtl.io.joining import MINUTES
 from recmtl.io.processes import joined_on_error
 from recmtl.recipe.calibrate_run import calibrate_run
@@ -61,18 +62,19 @@ def calibrate_command(
 
 def print_calibration(found: pd.DataFrame, title: str) -> None:
     """Print a table of calibration before and after."""
+    rows: list[Any] = [*found.itertuples()]
     lines = [
         [
             str(row.task),
             str(row.stage),
             f"{row.rows:,}",
-            f"{row.predicted:.4f}",
-            f"{row.observed:.4f}",
-            f"{row.ece:.4f} [{row.low:.4f}, {row.high:.4f}]",
-            f"{row.noise:.4f}",
-            f"{row.logloss:.4f}",
+            decimal(row.predicted),
+            decimal(row.observed),
+            f"{decimal(row.ece)} [{decimal(row.low, row.high)}, {decimal(row.high)}]",
+            decimal(row.noise),
+            decimal(row.logloss),
         ]
-        for row in found.itertuples()
+        for row in rows
     ]
     header = ["task", "", "rows", "predicted", "observed", "calibration error", "of it noise", "log-loss"]
     table = text_table(header, lines, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 from recmtl.cli.console import print_line, print_note
 from recmtl.errors import counted
 from recmtl.evaluate.metrics import metric_title
-from recmtl.io.display import decimal
+from recmtl.io.display import decimal, signed
 from recmtl.serving.export import WeightsCost, export_model
 from recmtl.serving.graph import Format
 from recmtl.serving.weights import Weights
@@ -59,5 +59,5 @@ def print_cost(cost: WeightsCost, weights: Weights) -> None:
         if before.value is None or after.value is None:
             print_note(f"{what} is undefined: {before.reason or after.reason}")
             continue
-        change = f"{after.value - before.value:+.4f}".replace("-", "−")
+        (change,) = signed(after.value - before.value)
         print_line(f"{what}: {decimal(before.value)} → {decimal(after.value)} ({change})")

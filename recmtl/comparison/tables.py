@@ -15,7 +15,7 @@ from recmtl.comparison.comparison import Comparison
 from recmtl.comparison.differences import VARIANT, possible_pairs, variants_of
 from recmtl.comparison.grid import Variant
 from recmtl.errors import counted
-from recmtl.io.display import decimal
+from recmtl.io.display import decimal, signed
 
 TIED = "‡"
 NO_VALUE = "–"
@@ -323,4 +323,5 @@ def _cost_cells(runs: pd.DataFrame) -> list[ResultCell]:
 def _difference(row: Any) -> str:
     if math.isnan(row.estimate):
         return NO_VALUE
-    return f"{row.estimate:+.4f} [{row.low:+.4f}, {row.high:+.4f}]".replace("-", "−")
+    estimate, low, high = signed(row.estimate, row.low, row.high)
+    return f"{estimate} [{low}, {high}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from importlib.util import find_spec
 from types import TracebackType
@@ -60,6 +61,17 @@ def decimal(value: float, scale: float | None = None) -> str:
     if size == 0 or smallest <= size < largest:
         return f"{value:.4f}"
     return f"{value:.4g}" if size < smallest else f"{value:.7g}"
+
+
+def signed(value: float, *ends: float) -> list[str]:
+    """Write a difference, and the ends of its interval, with signs and the digits of the largest, as by `decimal`.
+
+    Example:
+        >>> signed(0.0123, -0.00004, 0.02), signed(-1.2e-07, -2.5e-07, 1e-08)
+        (['+0.0123', '−0.0000', '+0.0200'], ['−1.2e-07', '−2.5e-07', '+1e-08'])
+    """
+    scale = max((abs(number) for number in (value, *ends) if not math.isnan(number)), default=0.0)
+    return [f"{'−' if number < 0 else '+'}{decimal(abs(number), scale)}" for number in (value, *ends)]
 
 
 def as_written(value: Any) -> str:

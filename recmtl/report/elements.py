@@ -98,11 +98,6 @@ def table_cell(value: Any, column: str = "") -> TableCell:
     return TableCell(text, key=float(value), number=True)
 
 
-def signed(value: float) -> str:
-    """Write a difference with its sign and four decimals."""
-    return f"{value:+.4f}".replace("-", "−")
-
-
 @dataclass(frozen=True)
 class Picture:
     """A figure with a description in words, also for screen readers, and a table of its numbers."""

@@ -12,10 +12,11 @@ import yaml
 from recmtl.evaluate import figures
 from recmtl.evaluate.intervals import Interval
 from recmtl.evaluate.metrics import LOWER_IS_BETTER, metric_title
+from recmtl.io.display import signed
 from recmtl.io.output import new_output
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.replays.results import CONTENT, Replay
-from recmtl.report.elements import Code, Part, Picture, Section, Table, Verdict, VerdictLine, signed
+from recmtl.report.elements import Code, Part, Picture, Section, Table, Verdict, VerdictLine
 from recmtl.report.figures import picture
 from recmtl.report.page import check_report, render_page
 
@@ -73,12 +74,12 @@ def _mean_difference(row: Mapping[Any, Any]) -> str:
     """Return how two modes differ in the mean over the days."""
     real = "a real difference" if row["low"] > 0 or row["high"] < 0 else "which may be chance"
     way = "higher" if row["difference"] > 0 else "lower"
-    ends = f"{signed(row['low'])} to {signed(row['high'])}"
-    than = f"{way} than that of {row['other']} by {abs(row['difference']):.4f}"
+    difference, *ends = signed(row["difference"], row["low"], row["high"])
+    than = f"{way} than that of {row['other']} by {difference[1:]}"
     days = "1 day" if row["days"] == 1 else f"the mean of {row['days']} days"
     better = ", where lower is better" if row["metric"] in LOWER_IS_BETTER else ""
     what = f"{row['task']}: the {metric_title(row['metric'])} of {row['mode']}"
-    return f"{what} is {than} in {days} ({ends}), {real}{better}."
+    return f"{what} is {than} in {days} ({' to '.join(ends)}), {real}{better}."
 
 
 def _metric_section(replay: Replay) -> Section:

@@ -15,7 +15,8 @@ from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import LOWER_IS_BETTER, main_metric, metric_title, metrics_of
 from recmtl.evaluate.scores import Scores
 from recmtl.evaluate.significance import holm, main_difference, same_rows
-from recmtl.report.elements import Table, TableCell, signed, table_cell
+from recmtl.io.display import decimal, signed
+from recmtl.report.elements import Table, TableCell, table_cell
 from recmtl.report.runs import ReportedRun
 
 MOST_TASKS = 6  # columns of a table
@@ -191,17 +192,12 @@ def _shared_tasks(a: ReportedRun, b: ReportedRun) -> list[str]:
 
 def difference_table(frame: pd.DataFrame, against: str) -> Table:
     """Build the table of differences."""
-    rows = [
-        [
-            TableCell(d["task"], key=d["task"]),
-            TableCell(title := metric_title(d["metric"]), key=title),
-            TableCell(d["run"], key=d["run"]),
-            TableCell(signed(d["difference"]), f"{signed(d['low'])} to {signed(d['high'])}", d["difference"], True),
-            table_cell(d["p"], "p"),
-            table_cell(d["p_holm"], "p"),
-        ]
-        for d in frame.to_dict("records")
-    ]
+    rows = []
+    for d in frame.to_dict("records"):
+        difference, low, high = signed(d["difference"], d["low"], d["high"])
+        words = [TableCell(text, key=text) for text in (d["task"], metric_title(d["metric"]), d["run"])]
+        numbers = [TableCell(difference, f"{low} to {high}", d["difference"], True)]
+        rows.append([*words, *numbers, table_cell(d["p"], "p"), table_cell(d["p_holm"], "p")])
     header = ["task", "metric", "run", "difference", "p", "p, Holm"]
     return Table(f"Metric minus that of {against} on the same rows, with 95 % intervals", header, rows)
 
@@ -214,7 +210,7 @@ def difference_note(frame: pd.DataFrame, level: float = 0.95) -> str:
         return f"No difference is significant {test}."
     parts = [
         f"{d['run']} is {'worse' if (d['difference'] > 0) == (d['metric'] in LOWER_IS_BETTER) else 'better'} than "
-        f"{d['against']} on {d['task']} by {abs(d['difference']):.4f} in {metric_title(d['metric'])}"
+        f"{d['against']} on {d['task']} by {decimal(abs(d['difference']))} in {metric_title(d['metric'])}"
         for d in significant
     ]
     return (

@@ -11,9 +11,9 @@ import pandas as pd
 from recmtl.errors import counted
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import metric_title
-from recmtl.io.display import decimal
+from recmtl.io.display import decimal, signed
 from recmtl.io.untrusted import from_yaml
-from recmtl.report.elements import Section, Verdict, VerdictLine, signed
+from recmtl.report.elements import Section, Verdict, VerdictLine
 from recmtl.report.findings import Finding
 from recmtl.report.runs import ReportedRun
 from recmtl.schema.features import KIND_NAMES
@@ -127,10 +127,10 @@ def _other(found: pd.DataFrame, difference: Mapping[Any, Any] | None) -> str:
     """Return how another run differs from the first."""
     if difference is None:
         return _score(found)
-    ends = f"{signed(difference['low'])} to {signed(difference['high'])}"
+    size, *ends = signed(difference["difference"], difference["low"], difference["high"])
     real = "a real difference" if difference["p_holm"] < 1 - LEVEL else "which may be chance"
     way = "higher" if difference["difference"] > 0 else "lower"
-    return f"is {way} by {abs(difference['difference']):.4f} ({ends}), {real} (p = {difference['p_holm']:.2g})"
+    return f"is {way} by {size[1:]} ({' to '.join(ends)}), {real} (p = {difference['p_holm']:.2g})"
 
 
 def _untested(runs: Sequence[ReportedRun], differences: pd.DataFrame) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -190,8 +191,8 @@ def test_rows_count_by_their_weights(kind: str) -> None:
     labels, p = np.repeat([0.0, 1.0], 90), np.linspace(0.2, 0.8, 180)
     values = {"t": np.stack([1 - p, p], 1) if classes else p}
 
-    def fitted(weight: np.ndarray) -> Calibration:
-        return fit_calibration(Predictions(schema, values, {"t": labels}, weight, pa.table({})), "temperature")
+    def fitted(weight: np.ndarray, method: Any = "temperature") -> Calibration:
+        return fit_calibration(Predictions(schema, values, {"t": labels}, weight, pa.table({})), method)
 
     heavy = np.ones(180)
     heavy[90:95] = 1000.0
@@ -202,6 +203,8 @@ def test_rows_count_by_their_weights(kind: str) -> None:
     with pytest.raises(recmtl.DataError, match=said):
         fitted(heavy)
     assert fitted(np.where(labels == 0, 3.0, 1.0)).methods == {"t": "temperature"}  # one weight for each class
+    for method in ("platt", {"t": "platt"}):  # classes take a temperature in any case
+        assert fitted(np.ones(180), method).methods == {"t": "temperature" if classes else "platt"}
 
 
 def test_tasks_without_probabilities_are_left_out(small: recmtl.PreparedData) -> None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pandas as pd
 
 from recmtl.errors import RunError
@@ -31,6 +32,7 @@ from recmtl.tuning.study import (
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 BEST = "best.yaml"
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
@@ -155,11 +157,21 @@ class Tuning:
         whole = [t for t in ended_trials(self.study).values() if t.state.name == "COMPLETE"]
         having = [t for t in whole if all(name in t.params for name in names)]
         varied = [name for name in names if len({t.params[name] for t in having}) > 1]
-        if len(having) < FEWEST or len(varied) < 2 or len({t.value for t in having}) < 2:
+        values = np.array([t.value for t in having], float)
+        if len(having) < FEWEST or len(varied) < 2 or np.ptp(values) <= np.finfo(float).eps * np.abs(values).max():
             return {}
+
+        def standardized(trial: FrozenTrial) -> float:  # trees take tiny variances for none
+            return (float(trial.value or 0.0) - float(values.mean())) / float(np.ptp(values))
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = get_param_importances(self.study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
+            try:
+                found = get_param_importances(
+                    self.study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied, target=standardized
+                )
+            except RuntimeError:  # bootstrap samples of few trials in which no value varies
+                return {}
         return {name: float(share) for name, share in found.items()}
 
     def summary(self) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from recmtl.errors import RunError
 from recmtl.recipe.data import open_data
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import build, data_options
+from recmtl.recipe.trust import named_modules, schema_to_train
 from recmtl.tuning.study import Outcome
 
 
@@ -94,7 +95,7 @@ class NetTrials(TrialRunner):
         """Train a recipe, as `TrialRunner.train` does."""
         config = self.parse(recipe)
         data = self.data(config)
-        trainer = build(self.parser, config, data.schema)
+        trainer = build(self.parser, config, schema_to_train(data.schema, named_modules(recipe)))
         pruning = OptunaPruning(trial)
         trainer.setup = replace(trainer.setup, callbacks=(*trainer.setup.callbacks, pruning))
         trainer.fit(data.train, data.valid, note=log)

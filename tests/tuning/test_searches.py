@@ -237,3 +237,14 @@ def test_choices_are_counted_by_the_trials_that_took_them(tmp_path: Path) -> Non
     assert "| clip | null |" in text
     assert "None" not in text
     assert set(tuning.trials["layers"].dropna().map(str)) <= {"2", "4"}
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-7, 0.0])
+def test_the_unit_of_a_metric_does_not_decide_what_mattered(tmp_path: Path, unit: float) -> None:
+    space = SearchSpace((SearchOption("a", Choices((1, 2))), SearchOption("b", Choices((None, 0.5)))), {})
+    search = Search(tmp_path, Recipe(), space, replace(RECORD, space=space.record()), 8)  # type: ignore[arg-type]
+    while search.waiting:
+        proposal = search.ask()
+        search.tell(proposal.number, Outcome(unit * (5 + (proposal.values["a"] == 1)), 1.0))
+    found = Tuning(tmp_path).importances()
+    assert found.isna().all() if unit == 0 else found["a"] > 0.8 > found["b"]

@@ -40,6 +40,10 @@ def recipe(csv: Path) -> dict[str, Any]:
     return {"data": data, "model": model, "balancer": "Sum", "trainer": trainer}
 
 
+def of_trial(recipe: dict[str, Any]) -> dict[str, Any]:
+    return SearchedRecipe(recipe_parser("recmtl tune"), (f"--config={json.dumps(recipe)}",)).of_trial()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_workers")
 def test_the_best_recipe_trains_to_what_the_search_found_and_no_test_row_is_opened(
@@ -94,13 +98,29 @@ def test_a_trial_without_predictions_for_a_task_has_no_value(
 
     trial = SimpleNamespace(report=lambda *values: reports.append(values), should_prune=lambda: False)
     recipe["trainer"] |= {"epochs": 1}
-    recipe["trainer"]["run"]["progress"] = False
+    recipe = of_trial(recipe)
     value, _ = NetTrials().train(recipe, trial)
     assert reports == [(value, 1)]
     monkeypatch.setattr(Predictor, "measure", lost)
     with pytest.raises(RunError, match=r"auc was never defined \(ctr: 9 are not finite\)"):
         NetTrials().train(recipe, trial)
     assert len(reports) == 1
+
+
+def test_a_loss_of_the_card_is_imported(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tuned_losses.py").write_text("def square(logits, labels):\n    return (logits - labels) ** 2\n")
+    card = recmtl.card("aliexpress")
+    tasks = [replace(task, loss="tuned_losses.square") if task.name == "ctr" else task for task in card.tasks]
+    replace(card, tasks=tuple(tasks)).save(tmp_path / "card.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("RECMTL_CACHE", str(tmp_path / "cache"))
+    recipe["data"]["card"] = str(tmp_path / "card.yaml")
+    recipe["trainer"] |= {"epochs": 1}
+    trial = SimpleNamespace(report=lambda *values: None, should_prune=lambda: False)
+    assert NetTrials().train(of_trial(recipe), trial)[0] is not None
 
 
 @pytest.mark.slow

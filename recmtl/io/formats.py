@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -148,9 +148,19 @@ def as_table(data: Frame, name: str) -> pa.Table:
     try:
         if isinstance(data, pd.DataFrame):
             return plain_table(_table_of_frame(data))
+        if not isinstance(data, pa.Table):
+            _check_objects(data)
         return plain_table(data if isinstance(data, pa.Table) else pa.table(data))
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise unreadable(name, error) from error
+
+
+def _check_objects(frame: Any) -> None:
+    """Check that a Polars frame holds no column of Python objects, which Arrow would get the addresses of."""
+    schema = getattr(frame, "schema", None)
+    for name, kind in schema.items() if isinstance(schema, Mapping) else ():
+        if str(kind) == "Object":
+            raise ValueError(f"column {name!r} holds Python objects: cast it to text, numbers or lists")
 
 
 def index_columns(schema: pa.Schema) -> tuple[str, ...]:
@@ -179,7 +189,7 @@ def _table_of_frame(frame: pd.DataFrame) -> pa.Table:
         if not frame.columns.is_unique:
             raise
     frame = frame.copy(deep=False)
-    for name in frame.select_dtypes(object):
+    for name in frame.columns[[kind == np.dtype(object) for kind in frame.dtypes]]:
         frame[name] = _as_text(frame[name])
     return pa.Table.from_pandas(frame, preserve_index=indexed)
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from recmtl.balance import ProcessGroup
+from recmtl.errors import RunError
 from recmtl.io.machine import THREADS_GIVEN, usable_cpus
+from recmtl.models import RankingModel
 from recmtl.train.distributed import local_rank
 from recmtl.train.options import Optimization, Precision
+
+TRAINED: dict[nn.Module, int] = {}  # models, and the threads that train them
+JOINED: dict[Hashable, tuple[AbstractContextManager[None], int]] = {}  # blocks, and the threads that are in each
+JOINING = threading.RLock()
 
 
 def device_name(wanted: str | None, processes: ProcessGroup) -> str:
@@ -70,6 +77,67 @@ def cpu_threads(wanted: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+@contextmanager
+def trained_alone(model: nn.Module, device: torch.device, threads: int | None) -> Iterator[None]:
+    """Train a model within the block: with gradients, in the precision of the options, on a number of CPU threads.
+
+    Args:
+        model: The model.
+        device: Its device.
+        threads: See `cpu_threads`.
+
+    Raises:
+        ValueError: Its weights are in half precision.
+        RunError: It is being trained already, or no weight of it requires a gradient.
+    """
+    check_weights(model)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise RunError("no weight of the model requires a gradient: leave some to train, by `requires_grad_()`")
+    with JOINING:
+        if model in TRAINED:
+            raise RunError("the model is being trained already: train a copy, such as `copy.deepcopy(model)`")
+        TRAINED[model] = threading.get_ident()
+    try:
+        with (
+            cpu_threads(threads),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
+            yield
+    finally:
+        del TRAINED[model]
+
+
+def check_model(model: object) -> None:
+    """Raise a `ValueError` if an object is no model of recmtl, or has weights that cannot be trained."""
+    if not isinstance(model, RankingModel):
+        advice = "compile it in place by `model.compile()`" if hasattr(model, "_orig_mod") else "such as `recmtl.MMOE`"
+        name = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise ValueError(f"`model` must be a `RankingModel`, got {name}: {advice}")
+    check_weights(model)
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise ValueError("the model was made in `torch.inference_mode`, so that it cannot be trained: make it outside")
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise a `ValueError` if the weights of a model are in half precision, which the steps of an optimizer lose."""
+    found = {weight.dtype for weight in model.parameters()}
+    if found and found <= {torch.float16, torch.bfloat16}:
+        raise ValueError(
+            f"the weights of the model are in {found.pop()}: keep them in float32, by `model.float()`, and take "
+            "`Optimization(precision='bf16')` if products are to be computed in bf16"
+        )
+
+
+def check_untrained(model: nn.Module) -> None:
+    """Raise a `RunError` if another thread is training a model, whose modes and weights are those of training."""
+    if TRAINED.get(model) not in (None, threading.get_ident()):
+        raise RunError(
+            "another thread is training the model: predict with a copy made before, such as `copy.deepcopy(model)`"
+        )
+
+
 EXACT = 1e-6  # relative error; float32 products of these sizes are within 4e-7 in both libraries
 
 
@@ -104,14 +172,37 @@ def use_tf32() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def attribute_set(holder: object, name: str, value: object) -> Iterator[None]:
-    """Set an attribute within the block."""
-    before = getattr(holder, name)
-    setattr(holder, name, value)
+def joined(key: Hashable, block: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Enter a block with the first of the threads that ask for it by a key, and leave it with the last."""
+    with JOINING:
+        entered, count = JOINED.get(key) or (block(), 0)
+        if not count:
+            entered.__enter__()
+        JOINED[key] = entered, count + 1
     try:
         yield
     finally:
-        setattr(holder, name, before)
+        with JOINING:
+            entered, count = JOINED.pop(key)
+            if count > 1:
+                JOINED[key] = entered, count - 1
+            else:
+                entered.__exit__(None, None, None)
+
+
+def attribute_set(holder: object, name: str, value: object) -> AbstractContextManager[None]:
+    """Set an attribute within the block, which several threads may be in."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        before = getattr(holder, name)
+        setattr(holder, name, value)
+        try:
+            yield
+        finally:
+            setattr(holder, name, before)
+
+    return joined((holder, name, value), block)
 
 
 @cache

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recmtl.balance import ProcessGroup
 from recmtl.balance.distributed import SINGLE_PROCESS
@@ -17,7 +17,15 @@ from recmtl.errors import RunError
 from recmtl.evaluate import Metrics, Predictions, own_metrics
 from recmtl.features.embedding_table import spread_tables
 from recmtl.io.machine import explain_oom
-from recmtl.train.device import autocast, cpu_threads, inference_options, matmul_precision
+from recmtl.train.device import (
+    autocast,
+    check_untrained,
+    check_weights,
+    cpu_threads,
+    inference_options,
+    joined,
+    matmul_precision,
+)
 from recmtl.train.prediction_shares import PredictionShares
 from recmtl.train.setup import TrainingSetup
 from recmtl.train.share_exchange import ShareExchange
@@ -26,7 +34,7 @@ BATCH = 8192  # rows
 
 
 class Predictor:
-    """Predicts and measures prepared rows.
+    """Predicts and measures prepared rows, in any number of threads at once.
 
     Several processes call the same methods with the same rows, each of which one of them predicts.
     """
@@ -123,20 +131,29 @@ class Predictor:
                 f"the tables of the model are spread over {self._setup.processes.size} processes, which look up rows "
                 "together: one alone, such as a callback in the first, cannot predict"
             )
+        check_untrained(self._setup.model)
+        check_weights(self._setup.model)
         model, device, threads = self._setup.model, self._setup.device, cpu_threads(self._setup.run.threads)
         options = inference_options(device, self._setup.optimization)
-        mode = model.training
-        model.eval()
-        try:
-            with (
-                threads,
-                torch.inference_mode(),
-                matmul_precision(device, options.precision),
-                autocast(device, options),
-            ):
-                yield
-        finally:
-            model.train(mode)
+        with (
+            joined(model, lambda: evaluation_mode(model)),
+            threads,
+            torch.inference_mode(),
+            matmul_precision(device, options.precision),
+            autocast(device, options),
+        ):
+            yield
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode within the block."""
+    mode = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(mode)
 
 
 def process_rows(rows: Rows, rank: int, processes: int) -> Rows:

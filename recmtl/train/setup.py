@@ -26,7 +26,7 @@ from recmtl.models import RankingModel
 from recmtl.models.base import IdentityFork
 from recmtl.runs.folder import RunFolder
 from recmtl.schema import Schema, Task
-from recmtl.train.device import check_gpu_options, device_name, open_device
+from recmtl.train.device import check_gpu_options, check_model, device_name, open_device
 from recmtl.train.distributed import shard_tables as spread_over
 from recmtl.train.distributed import smallest_window
 from recmtl.train.monitor import MetricMonitor, few_rows_note, label_parts
@@ -100,6 +100,7 @@ class TrainingSetup:
         shard_tables: ShardTables = None,
     ) -> Self:
         """Check the parts, put the balancer into the model, and move the model, or its part of it, to its device."""
+        check_model(model)
         if epochs < 1:
             raise ValueError(f"`epochs` must be at least 1, got {epochs}")
         if gradient_stats_every < 0:
@@ -240,7 +241,7 @@ def claim_balancer(balancer: Balancer, model: RankingModel) -> None:
     if not isinstance(balancer, Balancer):
         raise ValueError(f"`balancer` must be a balancer such as `recmtl.MetaBalance()`, got {balancer!r}")
     owner = OWNERS.get(balancer)
-    if owner is not None and owner() not in (None, model):
+    if owner is not None and owner() is not model and (owner() is not None or balancer.losses is not None):
         raise ValueError(f"this {type(balancer).__name__} balances another model, whose state it holds: use a new one")
     OWNERS[balancer] = weakref.ref(model)
 

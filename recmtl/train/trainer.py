@@ -38,7 +38,7 @@ from recmtl.train.calibrating import (
     check_methods,
     save_calibration,
 )
-from recmtl.train.device import check_precision, cpu_threads
+from recmtl.train.device import check_precision, trained_alone
 from recmtl.train.loop import TrainingLoop
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig, ShardTables
 from recmtl.train.predictor import Predictor
@@ -84,10 +84,10 @@ class Trainer:
 
     Raises:
         RunError: The run to start from is unfinished, does not fit the model, or was balanced otherwise.
-        ValueError: An option is out of range, the monitor names nothing that is measured, the device cannot be used
-            (with this precision), the tasks share nothing and the balancer is not `Sum`, or another balancer would
-            replace rotations that the model was trained with; or domains are to be balanced, and the schema names none,
-            or the balancer is one of heads.
+        ValueError: The model is not built or in half precision, an option is out of range, the monitor names nothing
+            that is measured, the device cannot be used (with this precision), the tasks share nothing and the balancer
+            is not `Sum`, or another balancer would replace rotations that the model was trained with; or domains are to
+            be balanced, and the schema names none, or the balancer is one of heads.
 
     Attributes:
         setup: Model, balancer, options, processes, device and run folder.
@@ -115,7 +115,7 @@ class Trainer:
         check_methods(calibration)
         start = None if init_from is None else TrainedRun.open(init_from)
         if balancer is None:
-            own = model.fork if isinstance(model.fork, Balancer) else Sum()
+            own = fork if isinstance(fork := getattr(model, "fork", None), Balancer) else Sum()
             balancer = own if start is None else start.balancer()
         self.setup = TrainingSetup.build(
             model, balancer, epochs, gradient_stats_every, balance_domains, optimization, stopping, run, shard_tables
@@ -182,11 +182,11 @@ class Trainer:
                 that is not finite.
 
         Raises:
-            DataError: There are no training rows, they were prepared with another schema, or the run folder cannot be
-                written.
+            DataError: There are no training rows, or with another schema, or the run folder cannot be written.
             ValueError: The optimizer refuses its options, or the precision is slower than fp32 on this device.
             RunError: The run folder holds another run; or, to resume, there is none, all of its checkpoints are
-                damaged, or it was begun with other rows or options; or another process is at work in it.
+                damaged, or it was begun with other rows or options; or another process is at work in it. Or another
+                thread trains the model, or no weight of it requires a gradient.
             CallbackError: A callback raised; the training can be resumed from the run folder.
             DivergenceError: Weights or too many steps were not finite, or the loss is far higher than at the start.
             OutOfMemoryError: The rows, or a step, do not fit into memory. It is a `MemoryError`.
@@ -197,7 +197,7 @@ class Trainer:
             raise DataError("there are no training rows")
         if resume and self.setup.run.folder is None:
             raise RunError("there is no run folder to go on in: give `run=RunConfig(folder=…)`")
-        with self.setup.folder_held(), cpu_threads(self.setup.run.threads):
+        with self.setup.folder_held(), trained_alone(self.model, self.setup.device, self.setup.run.threads):
             self.result = self._fit(train, valid if valid is not None and len(valid) else None, resume, note)
         return self
 

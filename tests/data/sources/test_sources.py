@@ -267,7 +267,7 @@ class TestFaults:
 
     def test_frame_of_mixed_types(self):
         """Numbers among text are text, as in a file; lists among them are refused."""
-        frame = pd.DataFrame({"c": [1, "a", None, 2.5, True], "n": range(5)})
+        frame = pd.DataFrame({"c": [1, "a", None, 2.5, True], "n": range(5), "text": list("abcde")})
         assert [row["c"] for row in read(frame)] == ["1", "a", None, "2.5", "True"]
         message = error(pd.DataFrame({"c": [1, ["a"]], "n": [0, 0]}))
         assert message.startswith("the data frame cannot be read: ")

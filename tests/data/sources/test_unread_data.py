@@ -67,7 +67,19 @@ class LazyFrame:
         return FRAME
 
 
+class ObjectFrame:
+    """A stand-in for a Polars frame with a column of Python objects, of which Arrow gets the addresses."""
+
+    def __init__(self):
+        self.schema = {"x": "Float64", "g": "Object", "click": "Int64"}
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        addresses = pa.array([b"abcdefgh"] * len(FRAME), pa.binary(8))
+        return pa.Table.from_pandas(FRAME).set_column(1, "g", addresses).__arrow_c_stream__(requested_schema)
+
+
 OBJECTS = {
+    "python objects": (ObjectFrame, "column 'g' holds Python objects: cast it"),
     "lazy": (LazyFrame, "give `data.collect()`"),
     "dataset": (lambda: pa.dataset.dataset(pa.Table.from_pandas(FRAME)), "`data.to_table()`"),
     "dict": (lambda: FRAME.to_dict("list"), "a dict is not read: give `pandas.DataFrame(data)`"),

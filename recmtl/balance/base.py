@@ -206,6 +206,8 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
             ordered = self._in_order(losses)
             if any(shared.tensor.dtype == torch.float64 for shared in tensors):
                 ordered = [loss.double() for loss in ordered]  # an autocast or a loss of one's own may narrow them
+            for index, tensor in enumerate(tensors):
+                tensor.check(f"shared tensor {index}")
             self._check_leaves(ordered, [*tensors, *others])
             self._check_parallel()
             self._warn_of_scaled(ordered)

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from twins import BALANCERS
 
 from recmtl.balance import (
@@ -310,3 +311,15 @@ def test_the_state_of_another_number_of_tasks_is_refused(method):
     if balancer.depends_on:
         with pytest.raises(RuntimeError, match=f"{method.__name__} was made for .*; the state is for"):
             balancer.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("cls", [Sum, GradNorm, NormalizedSplitter, PCGrad])
+def test_a_parametrized_weight_is_no_shared_tensor(cls):
+    """Each access makes another tensor, whose gradients are none: GradNorm found no task that trains it."""
+    balancer = cls()
+    trunk, heads = weight_norm(nn.Linear(3, 2)), [nn.Linear(2, 1), nn.Linear(2, 1)]
+    shared = trunk(torch.ones(4, 3))
+    losses = [head(view).square().mean() for head, view in zip(heads, balancer.fork([shared, shared]), strict=True)]
+    with pytest.raises(ValueError, match="shared tensor 0 must be a leaf of the graph"):
+        balancer.backward(losses, shared=[trunk.weight])
+    balancer.backward(losses, shared=list(trunk.parameters()))

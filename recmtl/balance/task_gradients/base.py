@@ -203,7 +203,6 @@ class TaskGradientBalancer(Balancer, ABC):
         losses, shared = inputs.losses, inputs.shared
         tensors = [one.tensor for one in shared]
         for index, tensor in enumerate(shared):
-            tensor.check(f"shared tensor {index}")
             if has_hooks(tensor.tensor):
                 raise ValueError(
                     f"{type(self).__name__} runs one backward pass per task, and a hook of shared tensor {index} would "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class ServedNetwork(nn.Module):
     def __init__(self, model: RankingModel) -> None:
         super().__init__()
         self.model = model.fold().eval().cpu().requires_grad_(False)
+        self.model.heads = NumberedHeads(self.model.heads)
         self.inputs = input_names(model.schema)
         found: dict[str, Task] = {t.name: t for t in (*model.schema.schema.reported_tasks, *model.objectives)}
         with torch.inference_mode():
@@ -60,6 +61,31 @@ class ServedNetwork(nn.Module):
         for _ in schema.list_blocks:
             found += [torch.zeros(2 * rows, dtype=torch.int64), torch.full((rows,), 2)]
         return tuple(found)
+
+
+class NumberedHeads(nn.ModuleDict):
+    """Heads by task whose modules are numbered: the code of a graph cannot hold whatever text a task is named by."""
+
+    def __init__(self, heads: nn.ModuleDict) -> None:
+        super().__init__({str(place): head for place, head in enumerate(heads.values())})
+        self._places = {name: str(place) for place, name in enumerate(heads)}
+
+    def __getitem__(self, key: str) -> nn.Module:
+        return super().__getitem__(self._places[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def keys(self) -> KeysView[str]:
+        """Return the names of the tasks."""
+        return self._places.keys()
+
+    def items(self) -> ItemsView[str, nn.Module]:
+        """Return the heads with the names of their tasks."""
+        return dict(zip(self._places, self.values(), strict=True)).items()
 
 
 def input_names(schema: FittedSchema) -> tuple[str, ...]:

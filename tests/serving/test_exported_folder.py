@@ -451,3 +451,17 @@ def test_a_run_that_rounds_more_than_usual_is_exported(tmp_path: Path) -> None:
         head.bias -= model.eval()(next(recmtl.Loader(data.train, 400).epoch()))["ctr"].median()
     found = recmtl.export_model(trainer, tmp_path / "model", format="torch")
     assert 1e-6 < found.difference < 1e-3
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_tasks_may_have_any_name(tmp_path: Path, form: export.Format) -> None:
+    """The code of a graph ends at a quote, and torch splits what it says of modules at commas."""
+    tasks = [recmtl.Task(name, label) for name, label in (('li"ke,=', "like"), ("a/b '", "share"))]
+    rows = pd.DataFrame({"item": list("abab") * 3, "like": [0, 1, 1] * 4, "share": [0, 1, 0] * 4})
+    data = recmtl.prepare(recmtl.Schema([recmtl.Categorical("item")], tasks), rows, holdout=0)
+    run = recmtl.RunConfig(progress=False, device="cpu")
+    trainer = recmtl.Trainer(recmtl.SharedBottom(data.schema, layers=[4]), epochs=1, run=run).fit(data.train)
+    recmtl.export_model(trainer, tmp_path / "out", form)
+    found, expected = recmtl.Scorer(tmp_path / "out").score(rows[["item"]]), trainer.predict(rows)
+    for task in tasks:
+        np.testing.assert_allclose(found[task.name], expected[task.name], atol=1e-6)

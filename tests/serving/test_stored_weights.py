@@ -113,7 +113,7 @@ def test_the_command_prints_what_weights_cost(
     )
     frame = recmtl.load_run(run_folder).evaluate(run_folder.parent / "test.csv")
     assert re.fullmatch(
-        rf"AUC of click on 200 test rows: {frame['auc'].iloc[0]:.4f} → 0\.\d{{4}} \([+−]0\.\d{{4}}\)", auc
+        rf"AUC of click on 200 test rows: {frame['auc'].iloc[0]:.4f} → 0\.\d{{4}} \([+−][\d.e-]+\)", auc
     )
     assert read_manifest(tmp_path / "a")["weights"] == "int8"
     (run_folder.parent / "test.csv").rename(run_folder.parent / "moved.csv")

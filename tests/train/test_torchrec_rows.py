@@ -218,8 +218,10 @@ def test_rows_that_its_kernels_cannot_read_are_refused(monkeypatch: pytest.Monke
         table.shard(place(0, 2), TorchRecRows)
     run = recmtl.RunConfig(device="cpu", progress=False)
     recmtl.Trainer(model, run=run)
+    for table in tables:
+        table.bfloat16()
     with pytest.raises(RunError, match=r"of a multiple of 16 bytes, got 8 in a table of width 4: give another `width`"):
-        recmtl.Trainer(model.bfloat16(), run=run)
+        recmtl.Trainer(model, run=run)
 
 
 @pytest.mark.parametrize(

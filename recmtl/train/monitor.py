@@ -21,6 +21,7 @@ from recmtl.train.options import EarlyStopping
 
 SEVERAL = "+"  # between the metrics of tasks of several kinds
 LABELS_AT_ONCE = 1_000_000  # rows
+STATE = ("best", "best_logloss", "lowest_loss", "best_defined", "best_missing", "waited", "last")  # of the monitor
 FEW_ROWS = {"rows": 100, "positives": 20, "negatives": 20}
 
 
@@ -238,15 +239,13 @@ class MetricMonitor:
         return self._options.patience is not None and self.waited >= self._options.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value, its log-loss, the lowest loss and the evaluations since then."""
-        names = ("best", "best_logloss", "lowest_loss", "best_defined", "best_missing", "waited", "last")
-        return {name: getattr(self, name) for name in names}
+        """Return what is known of the best evaluation and of the last one."""
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned."""
-        self.best, self.best_logloss, self.waited = state["best"], state["best_logloss"], state["waited"]
-        self.lowest_loss, self.last = state["lowest_loss"], state["last"]
-        self.best_defined, self.best_missing = state.get("best_defined", 0), state.get("best_missing", [])
+        for name in STATE:
+            setattr(self, name, state[name])
 
 
 def mean_of_defined(values: Sequence[float | None]) -> float | None:
